@@ -1,1 +1,9 @@
-//! x
+//! The agent of aksnet, in the order in which a packet's counts flow through it.
+
+// 1. The kernel side: loads the programs, attaches them, hands out their maps.
+pub mod bpf;
+
+// 2. What this node is: interfaces, routes, addresses.
+
+// 3. Maps to flow deltas.
+pub mod collect;

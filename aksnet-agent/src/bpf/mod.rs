@@ -1,0 +1,1 @@
+//! Handles to the kernel side: loading, attaching, and the maps. All `unsafe` of the agent is in here.

@@ -1,0 +1,3 @@
+//! From the maps' counters, which only grow, to what happened since the last look.
+
+pub mod source;

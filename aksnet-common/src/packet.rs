@@ -1,0 +1,508 @@
+//! From header bytes to a [`Parsed`] packet, for frames (link layer first) and bare IP packets.
+//!
+//! The parser never guesses: what is truncated or contradicts itself is a [`Skip`] with its reason. It has
+//! one fast path for the shapes that nearly all packets have (Ethernet, IPv4 without options or IPv6
+//! without extension headers, TCP or UDP, no fragment) and one general path; tests hold the two together.
+
+use crate::{
+    flow::{Addr, FlowKey, KEY_FRAGMENT},
+    stats::Skip,
+};
+
+/// IP protocol numbers (IANA).
+pub const ICMP: u8 = 1;
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+/// IP protocol number of DCCP.
+pub const DCCP: u8 = 33;
+/// IP protocol number of `ICMPv6`.
+pub const ICMPV6: u8 = 58;
+/// IP protocol number of SCTP.
+pub const SCTP: u8 = 132;
+/// IP protocol number of UDP-Lite.
+pub const UDPLITE: u8 = 136;
+
+/// TCP flag bit FIN.
+pub const FIN: u8 = 0x01;
+/// TCP flag bit SYN.
+pub const SYN: u8 = 0x02;
+/// TCP flag bit RST.
+pub const RST: u8 = 0x04;
+/// TCP flag bit ACK.
+pub const ACK: u8 = 0x10;
+
+const ETH_IPV4: u16 = 0x0800;
+const ETH_IPV6: u16 = 0x86dd;
+const ETH_VLAN: u16 = 0x8100;
+const ETH_QINQ: u16 = 0x88a8;
+
+const ETH_LEN: u32 = 14;
+const IPV4_LEN: u32 = 20;
+const IPV6_LEN: u32 = 40;
+
+/// IPv6 extension headers walked at the most. RFC 8200 4.1 recommends six kinds, destination options twice.
+const EXTENSIONS: usize = 8;
+
+/// Bytes of a packet, wherever they are.
+pub trait Packet {
+    /// Length of the whole packet, from the first header that [`parse`] is to read.
+    fn len(&self) -> u32;
+
+    /// Whether it has no bytes at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// `N` bytes at `offset`, or `None` where the packet ends before.
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// The first `N` bytes in place, where that costs nothing; `None` says only 'use `read`'.
+    fn view<const N: usize>(&self) -> Option<&[u8; N]>;
+}
+
+impl Packet for &[u8] {
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "no frame is longer than u32"
+    )]
+    fn len(&self) -> u32 {
+        <[u8]>::len(self) as u32
+    }
+
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.get(offset as usize..)?.first_chunk::<N>().copied()
+    }
+
+    fn view<const N: usize>(&self) -> Option<&[u8; N]> {
+        self.first_chunk::<N>()
+    }
+}
+
+/// What the first byte of a packet belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// An Ethernet header, perhaps with VLAN tags.
+    Ethernet,
+    /// An IP header (tunnels, raw IP devices, dropped packets).
+    Ip,
+}
+
+/// A packet's headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// Addresses, ports, protocol; `ifindex` and `origin` are 0.
+    pub key: FlowKey,
+    /// Offset of the IP header.
+    pub l3_offset: u32,
+    /// IP length in bytes: header and payload, without link-layer padding.
+    pub l3_len: u32,
+    /// Offset of the transport header; of the payload in a later fragment.
+    pub l4_offset: u32,
+    /// Bytes of transport payload; for protocols without a known header, all after the IP header.
+    pub payload_len: u32,
+    /// IPv4 identification; 0 in IPv6, the fragment header's low 16 bits in an IPv6 fragment.
+    pub ip_id: u16,
+    /// Fragment offset in units of 8 bytes; 0 unless a later fragment.
+    pub fragment_offset: u16,
+    /// The TCP flag byte; 0 for other protocols.
+    pub tcp_flags: u8,
+    /// Whether it is an ICMP or `ICMPv6` echo request or reply.
+    pub icmp_echo: bool,
+    /// TCP sequence number, host byte order.
+    pub tcp_seq: u32,
+}
+
+/// Reads a packet's headers.
+///
+/// # Errors
+/// A [`Skip`] that says what is missing or wrong.
+#[inline(always)]
+pub fn parse<P: Packet>(packet: &P, link: Link) -> Result<Parsed, Skip> {
+    if let Link::Ethernet = link
+        && let Some(parsed) = parse_common(packet)
+    {
+        return Ok(parsed);
+    }
+    parse_any(packet, link)
+}
+
+/// The shapes that nearly all packets have; `None` for any other, and for anything doubtful.
+#[inline(always)]
+pub fn parse_common<P: Packet>(packet: &P) -> Option<Parsed> {
+    // The shortest common packet: Ethernet, IPv4, UDP.
+    let head = packet.view::<42>()?;
+    let len = packet.len();
+    if head[12] == 0x08 && head[13] == 0x00 {
+        // Version 4, five words; neither offset nor more fragments.
+        if head[14] != 0x45 || head[20] & 0x3f != 0 || head[21] != 0 {
+            return None;
+        }
+        let l3_len = u32::from(be16(head[16], head[17]));
+        if l3_len > len - ETH_LEN {
+            return None;
+        }
+        let mut parsed = Parsed {
+            key: FlowKey {
+                src: Addr::v4([head[26], head[27], head[28], head[29]]),
+                dst: Addr::v4([head[30], head[31], head[32], head[33]]),
+                src_port: be16(head[34], head[35]),
+                dst_port: be16(head[36], head[37]),
+                ifindex: 0,
+                protocol: head[23],
+                family: 4,
+                origin: 0,
+                flags: 0,
+                padding: 0,
+            },
+            l3_offset: ETH_LEN,
+            l3_len,
+            l4_offset: ETH_LEN + IPV4_LEN,
+            payload_len: 0,
+            ip_id: be16(head[18], head[19]),
+            fragment_offset: 0,
+            tcp_flags: 0,
+            icmp_echo: false,
+            tcp_seq: 0,
+        };
+        if head[23] == UDP {
+            if l3_len < IPV4_LEN + 8 {
+                return None;
+            }
+            parsed.payload_len = l3_len - IPV4_LEN - 8;
+            return Some(parsed);
+        }
+        if head[23] == TCP {
+            let head = packet.view::<54>()?;
+            let header = IPV4_LEN + u32::from(head[46] >> 4) * 4;
+            if head[46] < 0x50 || l3_len < header {
+                return None;
+            }
+            parsed.tcp_seq = be32(head[38], head[39], head[40], head[41]);
+            parsed.tcp_flags = head[47];
+            parsed.payload_len = l3_len - header;
+            return Some(parsed);
+        }
+        return None;
+    }
+    if head[12] == 0x86 && head[13] == 0xdd {
+        let head = packet.view::<62>()?;
+        let payload = u32::from(be16(head[18], head[19]));
+        // A payload length of 0 is a jumbogram or a GSO super-packet beyond 64 KiB.
+        if head[14] >> 4 != 6 || payload == 0 || payload > len - ETH_LEN - IPV6_LEN {
+            return None;
+        }
+        let mut parsed = Parsed {
+            key: FlowKey {
+                src: addr_at::<62, 22>(head),
+                dst: addr_at::<62, 38>(head),
+                src_port: be16(head[54], head[55]),
+                dst_port: be16(head[56], head[57]),
+                ifindex: 0,
+                protocol: head[20],
+                family: 6,
+                origin: 0,
+                flags: 0,
+                padding: 0,
+            },
+            l3_offset: ETH_LEN,
+            l3_len: IPV6_LEN + payload,
+            l4_offset: ETH_LEN + IPV6_LEN,
+            payload_len: 0,
+            ip_id: 0,
+            fragment_offset: 0,
+            tcp_flags: 0,
+            icmp_echo: false,
+            tcp_seq: 0,
+        };
+        if head[20] == UDP {
+            if payload < 8 {
+                return None;
+            }
+            parsed.payload_len = payload - 8;
+            return Some(parsed);
+        }
+        if head[20] == TCP {
+            let head = packet.view::<74>()?;
+            let header = u32::from(head[66] >> 4) * 4;
+            if head[66] < 0x50 || payload < header {
+                return None;
+            }
+            parsed.tcp_seq = be32(head[58], head[59], head[60], head[61]);
+            parsed.tcp_flags = head[67];
+            parsed.payload_len = payload - header;
+            return Some(parsed);
+        }
+    }
+    None
+}
+
+/// Every shape.
+///
+/// # Errors
+/// A [`Skip`] that says what is missing or wrong.
+#[inline(always)]
+pub fn parse_any<P: Packet>(packet: &P, link: Link) -> Result<Parsed, Skip> {
+    match link {
+        Link::Ip => match packet.read::<1>(0) {
+            Some([b]) if b >> 4 == 4 => parse_ipv4(packet, 0),
+            Some([b]) if b >> 4 == 6 => parse_ipv6(packet, 0),
+            Some(_) => Err(Skip::NotIp),
+            None => Err(Skip::TruncatedIp),
+        },
+        Link::Ethernet => {
+            let mut offset = 12;
+            let Some([a, b]) = packet.read::<2>(offset) else {
+                return Err(Skip::TruncatedLink);
+            };
+            let mut kind = be16(a, b);
+            for _ in 0..2 {
+                if kind == ETH_VLAN || kind == ETH_QINQ {
+                    offset += 4;
+                    let Some([a, b]) = packet.read::<2>(offset) else {
+                        return Err(Skip::TruncatedLink);
+                    };
+                    kind = be16(a, b);
+                }
+            }
+            match kind {
+                ETH_IPV4 => parse_ipv4(packet, offset + 2),
+                ETH_IPV6 => parse_ipv6(packet, offset + 2),
+                ETH_VLAN | ETH_QINQ => Err(Skip::TooManyTags),
+                _ => Err(Skip::NotIp),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn parse_ipv4<P: Packet>(packet: &P, l3_offset: u32) -> Result<Parsed, Skip> {
+    let Some(h) = packet.read::<20>(l3_offset) else {
+        return Err(Skip::TruncatedIp);
+    };
+    if h[0] >> 4 != 4 {
+        return Err(Skip::BadVersion);
+    }
+    let header = u32::from(h[0] & 0x0f) * 4;
+    let available = packet.len() - l3_offset;
+    // A total length of 0 is a GSO super-packet beyond 64 KiB (BIG TCP): then the packet's own length counts.
+    let total = match be16(h[2], h[3]) {
+        0 if available > 0xffff => available,
+        n => u32::from(n),
+    };
+    if header < IPV4_LEN || total < header {
+        return Err(Skip::BadLength);
+    }
+    if total > available {
+        return Err(Skip::TruncatedIp);
+    }
+    let fragment = be16(h[6], h[7]) & 0x1fff;
+    let parsed = Parsed {
+        key: FlowKey {
+            src: Addr::v4([h[12], h[13], h[14], h[15]]),
+            dst: Addr::v4([h[16], h[17], h[18], h[19]]),
+            src_port: 0,
+            dst_port: 0,
+            ifindex: 0,
+            protocol: h[9],
+            family: 4,
+            origin: 0,
+            flags: if fragment == 0 { 0 } else { KEY_FRAGMENT },
+            padding: 0,
+        },
+        l3_offset,
+        l3_len: total,
+        l4_offset: l3_offset + header,
+        payload_len: total - header,
+        ip_id: be16(h[4], h[5]),
+        fragment_offset: fragment,
+        tcp_flags: 0,
+        icmp_echo: false,
+        tcp_seq: 0,
+    };
+    let more_fragments = h[6] & 0x20 != 0;
+    parse_transport(packet, parsed, more_fragments)
+}
+
+#[inline(always)]
+fn parse_ipv6<P: Packet>(packet: &P, l3_offset: u32) -> Result<Parsed, Skip> {
+    let Some(h) = packet.read::<40>(l3_offset) else {
+        return Err(Skip::TruncatedIp);
+    };
+    if h[0] >> 4 != 6 {
+        return Err(Skip::BadVersion);
+    }
+    let available = packet.len() - l3_offset;
+    let total = match be16(h[4], h[5]) {
+        0 if available > 0xffff => available,
+        n => u32::from(n) + IPV6_LEN,
+    };
+    if total > available {
+        return Err(Skip::TruncatedIp);
+    }
+    let mut parsed = Parsed {
+        key: FlowKey {
+            src: addr_at::<40, 8>(&h),
+            dst: addr_at::<40, 24>(&h),
+            src_port: 0,
+            dst_port: 0,
+            ifindex: 0,
+            protocol: h[6],
+            family: 6,
+            origin: 0,
+            flags: 0,
+            padding: 0,
+        },
+        l3_offset,
+        l3_len: total,
+        l4_offset: l3_offset + IPV6_LEN,
+        payload_len: total - IPV6_LEN,
+        ip_id: 0,
+        fragment_offset: 0,
+        tcp_flags: 0,
+        icmp_echo: false,
+        tcp_seq: 0,
+    };
+    let end = l3_offset + total;
+    let mut next = h[6];
+    let mut at = l3_offset + IPV6_LEN;
+    let mut more_fragments = false;
+    let mut later_fragment = false;
+    let mut settled = false;
+    for _ in 0..EXTENSIONS {
+        // RFC 8200 4 (hop-by-hop 0, routing 43, destination 60), RFC 6275 (mobility 135), RFC 7401
+        // (HIP 139), RFC 5533 (shim6 140), RFC 4302 (authentication 51).
+        if settled {
+            // The kernel's verifier wants a loop without an early way out of nested state.
+        } else if matches!(next, 0 | 43 | 60 | 135 | 139 | 140 | 51) {
+            let Some([n, len]) = packet.read::<2>(at) else {
+                return Err(Skip::TruncatedIp);
+            };
+            let size = if next == 51 {
+                (u32::from(len) + 2) * 4
+            } else {
+                (u32::from(len) + 1) * 8
+            };
+            next = n;
+            at += size;
+        } else if next == 44 {
+            let Some(f) = packet.read::<8>(at) else {
+                return Err(Skip::TruncatedIp);
+            };
+            next = f[0];
+            at += 8;
+            parsed.fragment_offset = be16(f[2], f[3]) >> 3;
+            parsed.ip_id = be16(f[6], f[7]);
+            more_fragments = f[3] & 1 != 0;
+            later_fragment = parsed.fragment_offset != 0;
+            settled = later_fragment;
+        } else {
+            settled = true;
+        }
+    }
+    if at > end {
+        return Err(Skip::TruncatedIp);
+    }
+    if !settled && matches!(next, 0 | 43 | 44 | 60 | 135 | 139 | 140 | 51) {
+        return Err(Skip::TooManyExtensions);
+    }
+    parsed.key.protocol = next;
+    parsed.l4_offset = at;
+    parsed.payload_len = end - at;
+    if later_fragment {
+        parsed.key.flags = KEY_FRAGMENT;
+    }
+    parse_transport(packet, parsed, more_fragments)
+}
+
+/// Ports, flags and payload length. `parsed` comes with `payload_len` = all after the IP headers.
+#[inline(always)]
+fn parse_transport<P: Packet>(
+    packet: &P,
+    mut parsed: Parsed,
+    more_fragments: bool,
+) -> Result<Parsed, Skip> {
+    if parsed.key.flags & KEY_FRAGMENT != 0 {
+        return Ok(parsed);
+    }
+    let at = parsed.l4_offset;
+    let here = parsed.payload_len;
+    match parsed.key.protocol {
+        TCP => {
+            if here < 20 {
+                return Err(Skip::TruncatedTransport);
+            }
+            let Some(h) = packet.read::<20>(at) else {
+                return Err(Skip::TruncatedTransport);
+            };
+            let header = u32::from(h[12] >> 4) * 4;
+            // The options of a first fragment may lie in the next one.
+            if header < 20 || (header > here && !more_fragments) {
+                return Err(Skip::BadTransport);
+            }
+            parsed.key.src_port = be16(h[0], h[1]);
+            parsed.key.dst_port = be16(h[2], h[3]);
+            parsed.tcp_seq = be32(h[4], h[5], h[6], h[7]);
+            parsed.tcp_flags = h[13];
+            parsed.payload_len = here.saturating_sub(header);
+        }
+        UDP | UDPLITE | DCCP | SCTP => {
+            let header = match parsed.key.protocol {
+                SCTP | DCCP => 12,
+                _ => 8,
+            };
+            if here < header {
+                return Err(Skip::TruncatedTransport);
+            }
+            let Some(h) = packet.read::<4>(at) else {
+                return Err(Skip::TruncatedTransport);
+            };
+            parsed.key.src_port = be16(h[0], h[1]);
+            parsed.key.dst_port = be16(h[2], h[3]);
+            parsed.payload_len = here - header;
+        }
+        ICMP | ICMPV6 if (parsed.key.protocol == ICMP) == (parsed.key.family == 4) => {
+            if here < 8 {
+                return Err(Skip::TruncatedTransport);
+            }
+            let Some(h) = packet.read::<6>(at) else {
+                return Err(Skip::TruncatedTransport);
+            };
+            parsed.icmp_echo = match parsed.key.protocol {
+                ICMP => h[0] == 8 || h[0] == 0,
+                _ => h[0] == 128 || h[0] == 129,
+            };
+            if parsed.icmp_echo {
+                parsed.key.src_port = be16(h[4], h[5]);
+            }
+            parsed.key.dst_port = be16(h[0], h[1]);
+            parsed.payload_len = here - 8;
+        }
+        _ => {}
+    }
+    Ok(parsed)
+}
+
+#[inline(always)]
+const fn be16(a: u8, b: u8) -> u16 {
+    u16::from_be_bytes([a, b])
+}
+
+#[inline(always)]
+const fn be32(a: u8, b: u8, c: u8, d: u8) -> u32 {
+    u32::from_be_bytes([a, b, c, d])
+}
+
+/// The 16 bytes from `AT`; the bound is checked at compile time.
+#[inline(always)]
+fn addr_at<const N: usize, const AT: usize>(bytes: &[u8; N]) -> Addr {
+    const { assert!(AT + 16 <= N) };
+    let mut a = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        a[i] = bytes[AT + i];
+        i += 1;
+    }
+    Addr(a)
+}
