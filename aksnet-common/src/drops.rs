@@ -26,7 +26,7 @@ pub struct DropKey {
 
 const _: () = assert!(size_of::<DropKey>() == 72);
 
-/// What is counted for a [`DropKey`]; only grows.
+/// What is counted for a [`DropKey`]; only grows, until the agent takes it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DropStats {
@@ -38,8 +38,8 @@ pub struct DropStats {
     pub gso_packets: u64,
     /// IP bytes of those packets' headers.
     pub gso_bytes: u64,
-    /// TCP packets among `skbs` that open a connection and are not a repetition seen here.
-    pub connections: u64,
+    /// TCP packets among `skbs` that try to open a connection (SYN without ACK), repetitions included.
+    pub syns: u64,
     /// Packets among `skbs` whose passage was found: they had entered through a watched interface.
     pub passages: u64,
     /// `CLOCK_MONOTONIC` nanoseconds of the latest.

@@ -55,15 +55,10 @@ pub trait Source {
     /// When the kernel refuses to read a map.
     fn totals(&self) -> anyhow::Result<Totals>;
 
-    /// All drops so far.
+    /// What was dropped since the last call, complete and each packet once. `cell` and `last_ns` are those of
+    /// the latest drop, the other fields are sums.
     ///
     /// # Errors
     /// When the kernel refuses to read the map.
-    fn drops(&self) -> anyhow::Result<Vec<(DropKey, DropStats)>>;
-
-    /// Forgets a drop entry that has not grown for a while.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    fn forget_drop(&mut self, key: &DropKey) -> anyhow::Result<()>;
+    fn take_drops(&mut self) -> anyhow::Result<Vec<(DropKey, DropStats)>>;
 }
