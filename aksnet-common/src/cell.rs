@@ -37,8 +37,9 @@ pub const PHASE: u64 = 3;
 /// The least time in milliseconds between closing a cell and reading its last counts.
 pub const QUIET_MS: u64 = 50;
 
-/// How often a packet looks again while another CPU is writing the key of what may be its own flow.
-const ATTEMPTS: usize = 16;
+/// How often a packet looks again while another CPU is writing the key of what may be its own flow. Writing
+/// it takes some ten instructions.
+const LOOKS: usize = 12;
 
 /// The cells of one bucket, as one side sees them.
 pub trait Cells {
@@ -93,36 +94,33 @@ pub fn find<C: Cells>(cells: &C, hash: u64, key: &FlowKey) -> Option<usize> {
     None
 }
 
-/// Finds the flow's cell or claims a free one.
+/// Claims a cell for a flow for which [`find`] has just found none. Another CPU may claim one for the same
+/// flow meanwhile: as all look in the same order, this packet then meets that cell before a free one.
 #[inline(always)]
-pub fn find_or_claim<C: Cells>(cells: &C, hash: u64, key: &FlowKey) -> Place {
+pub fn claim<C: Cells>(cells: &C, hash: u64, key: &FlowKey) -> Place {
     let tag = hash & !PHASE;
     let start = first_way(hash);
-    for attempt in 0..ATTEMPTS {
-        let mut free = None;
-        let mut busy = false;
-        for i in 0..WAYS {
-            let way = (start + i) & (WAYS - 1);
-            let state = cells.state(way);
+    for i in 0..WAYS {
+        let way = (start + i) & (WAYS - 1);
+        let mut state = cells.state(way);
+        if state == FREE {
+            state = cells.swap_state(way, FREE, tag | CLAIMED);
+            if state == FREE {
+                cells.write_key(way, key);
+                cells.swap_state(way, tag | CLAIMED, tag | LIVE);
+                return Place::Claimed(way);
+            }
+        }
+        if state & !PHASE == tag {
+            for _ in 0..LOOKS {
+                if state != tag | CLAIMED {
+                    break;
+                }
+                state = cells.state(way);
+            }
             if state == tag | LIVE && cells.key_is(way, key) {
                 return Place::Found(way);
             }
-            busy |= state == tag | CLAIMED;
-            if state == FREE && free.is_none() {
-                free = Some(way);
-            }
-        }
-        // Another CPU is writing a key with this very hash: it is about to be ours.
-        if busy && attempt + 1 < ATTEMPTS {
-            continue;
-        }
-        let Some(way) = free else {
-            return Place::Full;
-        };
-        if cells.swap_state(way, FREE, tag | CLAIMED) == FREE {
-            cells.write_key(way, key);
-            cells.swap_state(way, tag | CLAIMED, tag | LIVE);
-            return Place::Claimed(way);
         }
     }
     Place::Full

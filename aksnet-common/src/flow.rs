@@ -20,6 +20,22 @@ impl Addr {
             0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3],
         ])
     }
+
+    /// The mapped form of an IPv4 address as it lies in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mapped(raw: u32) -> Self {
+        // Little-endian, as asserted at the crate's root: the address is the word's upper half.
+        Self::of_words(0, (raw as u64) << 32 | 0xffff_0000)
+    }
+
+    /// An address from its two halves as they lie in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_words(first: u64, second: u64) -> Self {
+        // SAFETY: sixteen bytes either way, and any bytes are an address.
+        Self(unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>([first, second]) })
+    }
 }
 
 #[cfg(any(test, feature = "user"))]

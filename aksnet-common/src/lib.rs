@@ -15,6 +15,15 @@
 //! - [`stats`] counts what could not be given a flow of its own, and why.
 //! - [`probe_config`] is what the agent tells the programs before it loads them.
 #![cfg_attr(not(test), no_std)]
+#![expect(
+    clippy::inline_always,
+    reason = "in the programs, what is not inlined is a call per packet that the verifier follows anew"
+)]
+
+const _: () = assert!(
+    cfg!(target_endian = "little"),
+    "the map layouts and the programs are little-endian, as every AKS node is"
+);
 
 pub mod packet;
 

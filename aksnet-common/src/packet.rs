@@ -47,6 +47,11 @@ const EXTENSIONS: usize = 8;
 
 /// Bytes of a packet, wherever they are.
 pub trait Packet {
+    /// The packet's first bytes, in place.
+    type Head<'a>: Head
+    where
+        Self: 'a;
+
     /// Length of the whole packet, from the first header that [`parse`] is to read.
     fn len(&self) -> u32;
 
@@ -59,10 +64,28 @@ pub trait Packet {
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
     /// The first `N` bytes in place, where that costs nothing; `None` says only 'use `read`'.
-    fn view<const N: usize>(&self) -> Option<&[u8; N]>;
+    fn head<const N: usize>(&self) -> Option<Self::Head<'_>>;
+}
+
+/// Bytes in place. The offsets are constants, within the length that was asked for; integers are as they lie
+/// in memory, that is in network byte order.
+pub trait Head: Copy {
+    /// One byte.
+    fn byte<const AT: usize>(self) -> u8;
+    /// Two bytes.
+    fn half<const AT: usize>(self) -> u16;
+    /// Four bytes.
+    fn word<const AT: usize>(self) -> u32;
+    /// Eight bytes.
+    fn double<const AT: usize>(self) -> u64;
 }
 
 impl Packet for &[u8] {
+    type Head<'a>
+        = &'a [u8]
+    where
+        Self: 'a;
+
     #[allow(
         clippy::cast_possible_truncation,
         reason = "no frame is longer than u32"
@@ -75,8 +98,28 @@ impl Packet for &[u8] {
         self.get(offset as usize..)?.first_chunk::<N>().copied()
     }
 
-    fn view<const N: usize>(&self) -> Option<&[u8; N]> {
-        self.first_chunk::<N>()
+    fn head<const N: usize>(&self) -> Option<&[u8]> {
+        self.get(..N)
+    }
+}
+
+impl Head for &[u8] {
+    fn byte<const AT: usize>(self) -> u8 {
+        self[AT]
+    }
+
+    fn half<const AT: usize>(self) -> u16 {
+        u16::from_ne_bytes([self[AT], self[AT + 1]])
+    }
+
+    fn word<const AT: usize>(self) -> u32 {
+        u32::from_ne_bytes([self[AT], self[AT + 1], self[AT + 2], self[AT + 3]])
+    }
+
+    fn double<const AT: usize>(self) -> u64 {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&self[AT..AT + 8]);
+        u64::from_ne_bytes(bytes)
     }
 }
 
@@ -132,108 +175,110 @@ pub fn parse<P: Packet>(packet: &P, link: Link) -> Result<Parsed, Skip> {
 #[inline(always)]
 pub fn parse_common<P: Packet>(packet: &P) -> Option<Parsed> {
     // The shortest common packet: Ethernet, IPv4, UDP.
-    let head = packet.view::<42>()?;
-    let len = packet.len();
-    if head[12] == 0x08 && head[13] == 0x00 {
+    let head = packet.head::<42>()?;
+    let kind = head.half::<12>();
+    let mut parsed = Parsed {
+        key: FlowKey {
+            src: Addr([0; 16]),
+            dst: Addr([0; 16]),
+            src_port: 0,
+            dst_port: 0,
+            ifindex: 0,
+            protocol: 0,
+            family: 4,
+            origin: 0,
+            flags: 0,
+            padding: 0,
+        },
+        l3_offset: ETH_LEN,
+        l3_len: 0,
+        l4_offset: ETH_LEN + IPV4_LEN,
+        payload_len: 0,
+        ip_id: 0,
+        fragment_offset: 0,
+        tcp_flags: 0,
+        icmp_echo: false,
+        tcp_seq: 0,
+    };
+    let (protocol, carried) = if kind == ETH_IPV4.to_be() {
         // Version 4, five words; neither offset nor more fragments.
-        if head[14] != 0x45 || head[20] & 0x3f != 0 || head[21] != 0 {
+        if head.byte::<14>() != 0x45 || head.half::<20>() & 0x3fff_u16.to_be() != 0 {
             return None;
         }
-        let l3_len = u32::from(be16(head[16], head[17]));
-        if l3_len > len - ETH_LEN {
+        parsed.l3_len = u32::from(u16::from_be(head.half::<16>()));
+        parsed.key.src = Addr::mapped(head.word::<26>());
+        parsed.key.dst = Addr::mapped(head.word::<30>());
+        parsed.ip_id = u16::from_be(head.half::<18>());
+        if parsed.l3_len < IPV4_LEN {
             return None;
         }
-        let mut parsed = Parsed {
-            key: FlowKey {
-                src: Addr::v4([head[26], head[27], head[28], head[29]]),
-                dst: Addr::v4([head[30], head[31], head[32], head[33]]),
-                src_port: be16(head[34], head[35]),
-                dst_port: be16(head[36], head[37]),
-                ifindex: 0,
-                protocol: head[23],
-                family: 4,
-                origin: 0,
-                flags: 0,
-                padding: 0,
-            },
-            l3_offset: ETH_LEN,
-            l3_len,
-            l4_offset: ETH_LEN + IPV4_LEN,
-            payload_len: 0,
-            ip_id: be16(head[18], head[19]),
-            fragment_offset: 0,
-            tcp_flags: 0,
-            icmp_echo: false,
-            tcp_seq: 0,
-        };
-        if head[23] == UDP {
-            if l3_len < IPV4_LEN + 8 {
-                return None;
-            }
-            parsed.payload_len = l3_len - IPV4_LEN - 8;
-            return Some(parsed);
+        (head.byte::<23>(), parsed.l3_len - IPV4_LEN)
+    } else if kind == ETH_IPV6.to_be() {
+        let head = packet.head::<62>()?;
+        let payload = u32::from(u16::from_be(head.half::<18>()));
+        // A payload length of 0 is a jumbogram or a GSO super-packet beyond 64 KiB.
+        if head.byte::<14>() >> 4 != 6 || payload == 0 {
+            return None;
         }
-        if head[23] == TCP {
-            let head = packet.view::<54>()?;
-            let header = IPV4_LEN + u32::from(head[46] >> 4) * 4;
-            if head[46] < 0x50 || l3_len < header {
-                return None;
-            }
-            parsed.tcp_seq = be32(head[38], head[39], head[40], head[41]);
-            parsed.tcp_flags = head[47];
-            parsed.payload_len = l3_len - header;
-            return Some(parsed);
-        }
+        parsed.l3_len = IPV6_LEN + payload;
+        parsed.l4_offset = ETH_LEN + IPV6_LEN;
+        parsed.key.family = 6;
+        parsed.key.src = Addr::of_words(head.double::<22>(), head.double::<30>());
+        parsed.key.dst = Addr::of_words(head.double::<38>(), head.double::<46>());
+        (head.byte::<20>(), payload)
+    } else {
+        return None;
+    };
+    if parsed.l3_len > packet.len() - ETH_LEN {
         return None;
     }
-    if head[12] == 0x86 && head[13] == 0xdd {
-        let head = packet.view::<62>()?;
-        let payload = u32::from(be16(head[18], head[19]));
-        // A payload length of 0 is a jumbogram or a GSO super-packet beyond 64 KiB.
-        if head[14] >> 4 != 6 || payload == 0 || payload > len - ETH_LEN - IPV6_LEN {
+    parsed.key.protocol = protocol;
+    let ipv4 = parsed.key.family == 4;
+    if protocol == UDP {
+        if carried < 8 {
             return None;
         }
-        let mut parsed = Parsed {
-            key: FlowKey {
-                src: addr_at::<62, 22>(head),
-                dst: addr_at::<62, 38>(head),
-                src_port: be16(head[54], head[55]),
-                dst_port: be16(head[56], head[57]),
-                ifindex: 0,
-                protocol: head[20],
-                family: 6,
-                origin: 0,
-                flags: 0,
-                padding: 0,
-            },
-            l3_offset: ETH_LEN,
-            l3_len: IPV6_LEN + payload,
-            l4_offset: ETH_LEN + IPV6_LEN,
-            payload_len: 0,
-            ip_id: 0,
-            fragment_offset: 0,
-            tcp_flags: 0,
-            icmp_echo: false,
-            tcp_seq: 0,
+        let (src, dst) = if ipv4 {
+            (head.half::<34>(), head.half::<36>())
+        } else {
+            let head = packet.head::<62>()?;
+            (head.half::<54>(), head.half::<56>())
         };
-        if head[20] == UDP {
-            if payload < 8 {
-                return None;
-            }
-            parsed.payload_len = payload - 8;
-            return Some(parsed);
+        parsed.key.src_port = u16::from_be(src);
+        parsed.key.dst_port = u16::from_be(dst);
+        parsed.payload_len = carried - 8;
+        return Some(parsed);
+    }
+    if protocol == TCP {
+        let (src, dst, seq, offset, flags) = if ipv4 {
+            let head = packet.head::<54>()?;
+            (
+                head.half::<34>(),
+                head.half::<36>(),
+                head.word::<38>(),
+                head.byte::<46>(),
+                head.byte::<47>(),
+            )
+        } else {
+            let head = packet.head::<74>()?;
+            (
+                head.half::<54>(),
+                head.half::<56>(),
+                head.word::<58>(),
+                head.byte::<66>(),
+                head.byte::<67>(),
+            )
+        };
+        let header = u32::from(offset >> 4) * 4;
+        if header < 20 || carried < header {
+            return None;
         }
-        if head[20] == TCP {
-            let head = packet.view::<74>()?;
-            let header = u32::from(head[66] >> 4) * 4;
-            if head[66] < 0x50 || payload < header {
-                return None;
-            }
-            parsed.tcp_seq = be32(head[58], head[59], head[60], head[61]);
-            parsed.tcp_flags = head[67];
-            parsed.payload_len = payload - header;
-            return Some(parsed);
-        }
+        parsed.key.src_port = u16::from_be(src);
+        parsed.key.dst_port = u16::from_be(dst);
+        parsed.tcp_seq = u32::from_be(seq);
+        parsed.tcp_flags = flags;
+        parsed.payload_len = carried - header;
+        return Some(parsed);
     }
     None
 }

@@ -1,2 +1,46 @@
-//! x
-fn main() {}
+//! The kernel side of aksnet, in the order in which a packet meets it.
+//!
+//! Every program passes every packet on: observation never changes a packet's fate.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+#![expect(
+    unreachable_pub,
+    reason = "one binary: `pub` here says what another module uses"
+)]
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined costs a call per packet, and the verifier loses what it knew"
+)]
+
+mod atomic;
+
+mod config;
+
+mod skb;
+
+mod maps;
+
+mod account;
+
+mod spill;
+
+mod passage;
+
+mod enter;
+
+mod exit;
+
+mod drops;
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: nothing here can panic (no indexing without a constant bound, no unwrap), and the verifier
+    // would refuse the endless loop that the other choice is.
+    unsafe { core::hint::unreachable_unchecked() }
+}
+
+/// GPL-compatible, as helpers like `bpf_probe_read_kernel` ask for it.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,1 +1,20 @@
 //! Handles to the kernel side: loading, attaching, and the maps. All `unsafe` of the agent is in here.
+
+// What the running kernel says of itself.
+pub mod kernel;
+
+// The object, loaded program by program.
+pub mod loader;
+
+// Links that follow interfaces.
+pub mod attach;
+
+// The flow table's pages, shared with the programs.
+pub mod mapped;
+
+// The maps as one sweep reads them.
+pub mod maps;
+
+pub use attach::Attacher;
+pub use loader::{Datapath, LoadOptions, load};
+pub use maps::MapSource;

@@ -1,0 +1,366 @@
+//! Links: which program runs on which interface. tcx where the kernel has it, first in order, so that no
+//! other program can hide a packet; else a filter on the clsact qdisc, where what a killed agent left is
+//! found by name and replaced.
+
+use std::collections::HashMap;
+
+use aksnet_common::{packet::Link, stats::Role};
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    maps::MapData,
+    programs::{
+        BtfTracePoint, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError},
+    },
+};
+
+use super::loader::{DROP, Loaded};
+
+/// Which kind of tc link the agent uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// tcx where the kernel has it, else clsact.
+    Auto,
+    /// tcx only (kernel 6.6 or later).
+    Tcx,
+    /// A filter on the clsact qdisc.
+    Clsact,
+}
+
+/// Why an interface is not watched.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// It disappeared meanwhile. Nothing to do.
+    #[error("the interface is gone")]
+    InterfaceGone,
+    /// This kernel or this interface cannot have such a link.
+    #[error("not supported: {0}")]
+    Unsupported(String),
+    /// The kernel said no.
+    #[error("{0}")]
+    Rejected(String),
+}
+
+/// An interface to watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Pod veth or uplink.
+    pub role: Role,
+    /// What its packets start with.
+    pub link: Link,
+    /// The bridge whose port it is.
+    pub master: Option<u32>,
+}
+
+struct Attached {
+    /// Dropping them detaches.
+    _links: [SchedClassifierLink; 2],
+    programs: [&'static str; 2],
+    watched: Vec<u32>,
+}
+
+/// A program and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramState {
+    /// Its name in the object and in the kernel.
+    pub name: &'static str,
+    /// The hook it is for.
+    pub hook: &'static str,
+    /// Whether the kernel took it.
+    pub loaded: Loaded,
+    /// On how many interfaces it runs; for the tracepoint 1 while attached.
+    pub attached: usize,
+}
+
+/// The programs and where they are attached.
+pub struct Attacher {
+    ebpf: Ebpf,
+    programs: Vec<ProgramState>,
+    watched: aya::maps::HashMap<MapData, u32, u32>,
+    /// How many attached interfaces ask for an entry in `watched`: a bridge has many ports.
+    watchers: HashMap<u32, usize>,
+    attached: HashMap<u32, Attached>,
+    mode: AttachMode,
+}
+
+/// The filter's priority and handle on a clsact qdisc: ahead of others, and the same after a restart.
+const PRIORITY: u16 = 1;
+const HANDLE: tc::TcHandle = tc::TcHandle::new(0, 0xa5);
+
+impl Attacher {
+    /// Takes over the loaded object.
+    ///
+    /// # Errors
+    /// When the object lacks a map.
+    pub fn new(
+        mut ebpf: Ebpf,
+        programs: Vec<(&'static str, &'static str, Loaded)>,
+        mode: AttachMode,
+    ) -> Result<Self> {
+        let watched = ebpf
+            .take_map("WATCHED")
+            .context("the BPF object has no map WATCHED")?
+            .try_into()?;
+        let programs = programs
+            .into_iter()
+            .map(|(name, hook, loaded)| ProgramState {
+                name,
+                hook,
+                loaded,
+                attached: 0,
+            })
+            .collect();
+        Ok(Self {
+            ebpf,
+            programs,
+            watched,
+            watchers: HashMap::new(),
+            attached: HashMap::new(),
+            mode,
+        })
+    }
+
+    /// Attaches the drop tracepoint. Where the kernel does not have it or refuses it, that is the program's
+    /// state, not an error.
+    pub fn attach_drops(&mut self) {
+        let Some(state) = self.programs.iter_mut().find(|p| p.name == DROP.0) else {
+            return;
+        };
+        if state.loaded != Loaded::Yes || state.attached > 0 {
+            return;
+        }
+        let program: Result<&mut BtfTracePoint, ProgramError> = self
+            .ebpf
+            .program_mut(DROP.0)
+            .map_or(Err(ProgramError::NotLoaded), TryInto::try_into);
+        match program.and_then(BtfTracePoint::attach) {
+            Ok(_) => state.attached = 1,
+            Err(error) => state.loaded = Loaded::Refused(text(&error)),
+        }
+    }
+
+    /// Watches an interface. Watching one again replaces the links.
+    ///
+    /// # Errors
+    /// [`AttachError`] says whether it is worth trying again; nothing is left half attached.
+    pub fn attach(&mut self, target: &Target) -> Result<(), AttachError> {
+        self.detach(target.index);
+        let programs = match (target.role, target.link) {
+            (Role::Pod, Link::Ethernet) => ["aksnet_enter_pod", "aksnet_exit_pod"],
+            (Role::Uplink, Link::Ethernet) => ["aksnet_enter_uplink", "aksnet_exit_uplink"],
+            (Role::Uplink, Link::Ip) => ["aksnet_enter_uplink_ip", "aksnet_exit_uplink_ip"],
+            (Role::Pod, Link::Ip) => {
+                return Err(AttachError::Unsupported(
+                    "a pod interface without a link layer".to_owned(),
+                ));
+            }
+        };
+        // EXIT first: a packet that enters while only ENTER runs would look as if it had never left.
+        let exit = self.link(target, programs[1], TcAttachType::Egress)?;
+        let enter = self.link(target, programs[0], TcAttachType::Ingress)?;
+        let watched: Vec<u32> = std::iter::once(target.index).chain(target.master).collect();
+        for &index in &watched {
+            let users = self.watchers.entry(index).or_default();
+            *users += 1;
+            if *users == 1 {
+                self.watched
+                    .insert(index, 1, 0)
+                    .map_err(|e| AttachError::Rejected(text(&e)))?;
+            }
+        }
+        let links = [exit, enter];
+        self.attached.insert(
+            target.index,
+            Attached {
+                _links: links,
+                programs,
+                watched,
+            },
+        );
+        self.count_attached();
+        Ok(())
+    }
+
+    /// Stops watching an interface; it may be gone already.
+    pub fn detach(&mut self, index: u32) {
+        let Some(attached) = self.attached.remove(&index) else {
+            return;
+        };
+        for index in attached.watched {
+            if let Some(users) = self.watchers.get_mut(&index) {
+                *users -= 1;
+                if *users == 0 {
+                    self.watchers.remove(&index);
+                    // An entry that is gone already is as good as removed.
+                    let _ = self.watched.remove(&index);
+                }
+            }
+        }
+        self.count_attached();
+    }
+
+    /// Detaches everything, the tracepoint too: after this no program runs any more.
+    pub fn detach_all(&mut self) {
+        let indices: Vec<u32> = self.attached.keys().copied().collect();
+        for index in indices {
+            self.detach(index);
+        }
+        if let Some(Ok(program)) = self
+            .ebpf
+            .program_mut(DROP.0)
+            .map(TryInto::<&mut BtfTracePoint>::try_into)
+        {
+            let _ = program.unload();
+        }
+        for state in &mut self.programs {
+            state.attached = 0;
+        }
+    }
+
+    /// The interfaces that are watched.
+    pub fn watching(&self) -> impl Iterator<Item = u32> + '_ {
+        self.attached.keys().copied()
+    }
+
+    /// Which kind of link is in use; [`AttachMode::Auto`] until the first interface told.
+    #[must_use]
+    pub fn mode(&self) -> AttachMode {
+        self.mode
+    }
+
+    /// All programs and their state.
+    #[must_use]
+    pub fn programs(&self) -> &[ProgramState] {
+        &self.programs
+    }
+
+    /// The loaded object, for the log ring and for tests that run a program directly.
+    pub fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    fn link(
+        &mut self,
+        target: &Target,
+        program: &'static str,
+        at: TcAttachType,
+    ) -> Result<SchedClassifierLink, AttachError> {
+        let state = self.programs.iter().find(|p| p.name == program);
+        match state.map(|s| &s.loaded) {
+            Some(Loaded::Yes) => {}
+            Some(Loaded::Unsupported(why) | Loaded::Refused(why)) => {
+                return Err(AttachError::Unsupported(format!(
+                    "program {program} is not loaded: {why}"
+                )));
+            }
+            None => return Err(AttachError::Unsupported(format!("no program {program}"))),
+        }
+        if index_of(&target.name) != Some(target.index) {
+            return Err(AttachError::InterfaceGone);
+        }
+        if self.mode != AttachMode::Clsact {
+            let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+            match self.attach_with(&target.name, program, at, options) {
+                Ok(link) => {
+                    self.mode = AttachMode::Tcx;
+                    return Ok(link);
+                }
+                Err(error) => {
+                    // A kernel without tcx answers EINVAL to an attach type it does not know.
+                    if self.mode == AttachMode::Auto && errno(&error) == Some(libc::EINVAL) {
+                        self.mode = AttachMode::Clsact;
+                    } else {
+                        return Err(classify(target, &error));
+                    }
+                }
+            }
+        }
+        match tc::qdisc_add_clsact(&target.name) {
+            Ok(()) | Err(TcError::AlreadyAttached) => {}
+            // The kernel says EEXIST for a qdisc that is there: then it is as wanted.
+            Err(error) if errno(&error) == Some(libc::EEXIST) => {}
+            Err(error) => return Err(classify(target, &error)),
+        }
+        // A filter left by an agent that was killed. 'None there' is the usual answer.
+        let _ = tc::qdisc_detach_program(&target.name, at, program);
+        let options = TcAttachOptions::Netlink(NlOptions {
+            priority: PRIORITY,
+            handle: HANDLE,
+            classid: None,
+        });
+        self.attach_with(&target.name, program, at, options)
+            .map_err(|error| classify(target, &error))
+    }
+
+    fn attach_with(
+        &mut self,
+        name: &str,
+        program: &str,
+        at: TcAttachType,
+        options: TcAttachOptions,
+    ) -> Result<SchedClassifierLink, ProgramError> {
+        let program: &mut SchedClassifier = self
+            .ebpf
+            .program_mut(program)
+            .map_or(Err(ProgramError::NotLoaded), TryInto::try_into)?;
+        let id = program.attach_with_options(name, at, options)?;
+        program.take_link(id)
+    }
+
+    fn count_attached(&mut self) {
+        for state in &mut self.programs {
+            if state.name != DROP.0 {
+                state.attached = self
+                    .attached
+                    .values()
+                    .filter(|a| a.programs.contains(&state.name))
+                    .count();
+            }
+        }
+    }
+}
+
+fn index_of(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
+/// The system's error number, wherever in the chain of causes it stands.
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut cause = Some(error);
+    while let Some(e) = cause {
+        if let Some(io) = e.downcast_ref::<std::io::Error>()
+            && let Some(number) = io.raw_os_error()
+        {
+            return Some(number);
+        }
+        cause = e.source();
+    }
+    None
+}
+
+fn classify(target: &Target, error: &(dyn std::error::Error + 'static)) -> AttachError {
+    match errno(error) {
+        Some(libc::ENODEV | libc::ENXIO) => AttachError::InterfaceGone,
+        _ if index_of(&target.name) != Some(target.index) => AttachError::InterfaceGone,
+        Some(libc::EOPNOTSUPP | libc::EINVAL) => AttachError::Unsupported(text(error)),
+        _ => AttachError::Rejected(text(error)),
+    }
+}
+
+fn text(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        let more = e.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = e.source();
+    }
+    text
+}

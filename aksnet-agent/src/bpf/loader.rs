@@ -1,0 +1,254 @@
+//! Loads the embedded object: maps once, then each program by itself, so that one that this kernel refuses
+//! does not take the others with it.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+
+use aksnet_common::{
+    flow::WAYS,
+    probe_config::{Settings, global},
+};
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    programs::{BtfTracePoint, SchedClassifier},
+};
+use tracing::{debug, warn};
+
+use super::{
+    attach::{AttachMode, Attacher},
+    kernel::{self, Kernel},
+    maps::MapSource,
+};
+
+/// The BPF object that `build.rs` compiled.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/aksnet.bpf.o"));
+
+/// The tc programs of the object, with the hook each is for.
+pub const CLASSIFIERS: [(&str, &str); 6] = [
+    ("aksnet_enter_pod", "tc ingress"),
+    ("aksnet_exit_pod", "tc egress"),
+    ("aksnet_enter_uplink", "tc ingress"),
+    ("aksnet_exit_uplink", "tc egress"),
+    ("aksnet_enter_uplink_ip", "tc ingress"),
+    ("aksnet_exit_uplink_ip", "tc egress"),
+];
+/// The tracepoint program, and its hook.
+pub const DROP: (&str, &str) = ("aksnet_drop", "tp_btf/kfree_skb");
+
+/// How the datapath is to be set up.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Cells in the flow table: a power of two, at least 4.
+    pub flow_cells: u32,
+    /// Entries in each of the two spill maps.
+    pub spill_entries: u32,
+    /// Entries in each of the two drop maps.
+    pub drop_entries: u32,
+    /// One packet in this many is timed: a power of two; 1 times every packet.
+    pub sample: u32,
+    /// This many first packets of a flow are always timed.
+    pub first_packets: u32,
+    /// Which kind of tc link.
+    pub attach: AttachMode,
+    /// Level of the datapath's own log lines; 0 none, 1 error … 5 trace.
+    pub log_level: u8,
+    /// Seed of the flow hash; `None` for a random one.
+    pub hash_seed: Option<u64>,
+    /// The network namespace whose drops count; `None` for the agent's own.
+    pub netns: Option<u32>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            flow_cells: 65_536,
+            spill_entries: 8_192,
+            drop_entries: 8_192,
+            sample: 64,
+            first_packets: 4,
+            attach: AttachMode::Auto,
+            log_level: 0,
+            hash_seed: None,
+            netns: None,
+        }
+    }
+}
+
+/// What became of one program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loaded {
+    /// In the kernel.
+    Yes,
+    /// The kernel has not what it attaches to.
+    Unsupported(String),
+    /// The kernel refused it.
+    Refused(String),
+}
+
+/// The kernel side, loaded.
+pub struct Datapath {
+    /// Attaches the programs and knows their state.
+    pub attacher: Attacher,
+    /// Reads the maps.
+    pub source: MapSource,
+    /// What the running kernel says of itself.
+    pub kernel: Kernel,
+}
+
+/// Loads the object into the kernel.
+///
+/// # Errors
+/// When the options are out of range, the kernel has no BTF, a map cannot be created, or not one of the tc
+/// programs loads.
+pub fn load(options: &LoadOptions) -> Result<Datapath> {
+    check(options)?;
+    let kernel = Kernel::read()?;
+    let settings = Settings {
+        hash_seed: options
+            .hash_seed
+            .unwrap_or_else(|| RandomState::new().build_hasher().finish()),
+        bucket_mask: options.flow_cells / WAYS as u32 - 1,
+        sample_mask: options.sample - 1,
+        first_packets: options.first_packets,
+        netns: match options.netns {
+            Some(inode) => inode,
+            None => kernel::own_netns()?,
+        },
+        noise: kernel.noise,
+    };
+    let btf = Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
+    let mut ebpf = EbpfLoader::new()
+        .btf(Some(&btf))
+        .override_global(global::SETTINGS, &settings, true)
+        .override_global(global::OFFSETS, &kernel.offsets, true)
+        .override_global(aya_log::LEVEL, &options.log_level, true)
+        .map_max_entries("FLOWS", options.flow_cells / WAYS as u32)
+        .map_max_entries("TIMES", options.flow_cells)
+        .map_max_entries("PASSAGES", kernel::possible_cpus()?)
+        .map_max_entries("SPILL_0", options.spill_entries)
+        .map_max_entries("SPILL_1", options.spill_entries)
+        .map_max_entries("DROPS_0", options.drop_entries)
+        .map_max_entries("DROPS_1", options.drop_entries)
+        .load(OBJECT)
+        .context("cannot create the BPF maps")?;
+
+    let mut programs = Vec::new();
+    let mut first_error = None;
+    for (name, hook) in CLASSIFIERS {
+        let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
+        let state = match program.load() {
+            Ok(()) => Loaded::Yes,
+            Err(error) => {
+                let text = short(&error);
+                first_error.get_or_insert_with(|| format!("{name}: {text}"));
+                Loaded::Refused(text)
+            }
+        };
+        programs.push((name, hook, state));
+    }
+    if !programs.iter().any(|(_, _, state)| *state == Loaded::Yes) {
+        bail!(
+            "the kernel refuses the tc programs: {}",
+            first_error.unwrap_or_default()
+        );
+    }
+    programs.push((DROP.0, DROP.1, load_drop(&mut ebpf, &kernel, &btf)?));
+    for (name, hook, state) in &programs {
+        match state {
+            Loaded::Yes => debug!(program = name, hook, "loaded"),
+            Loaded::Unsupported(why) => {
+                warn!(program = name, hook, why, "not supported by this kernel")
+            }
+            Loaded::Refused(why) => warn!(program = name, hook, why, "refused by this kernel"),
+        }
+    }
+    let source = MapSource::take(&mut ebpf, options.flow_cells)?;
+    let attacher = Attacher::new(ebpf, programs, options.attach)?;
+    Ok(Datapath {
+        attacher,
+        source,
+        kernel,
+    })
+}
+
+fn load_drop(ebpf: &mut Ebpf, kernel: &Kernel, btf: &Btf) -> Result<Loaded> {
+    if !kernel.has_drop_tracepoint {
+        return Ok(Loaded::Unsupported(
+            "no tracepoint kfree_skb in the kernel's BTF".to_owned(),
+        ));
+    }
+    let program: &mut BtfTracePoint = ebpf.program_mut(DROP.0).context(DROP.0)?.try_into()?;
+    Ok(match program.load("kfree_skb", btf) {
+        Ok(()) => Loaded::Yes,
+        Err(error) => Loaded::Refused(short(&error)),
+    })
+}
+
+/// An error with its causes in one line: the verifier's log is pages long, its last lines say why.
+fn short(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    debug!(%text, "the kernel's whole answer");
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|l| !l.is_empty() && !l.starts_with("processed "))
+        .collect();
+    match lines.as_slice() {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [first, .., last] => format!("{first} … {last}"),
+    }
+}
+
+fn check(options: &LoadOptions) -> Result<()> {
+    if !options.flow_cells.is_power_of_two()
+        || options.flow_cells < WAYS as u32
+        || options.flow_cells > 1 << 24
+    {
+        bail!(
+            "flow-cells must be a power of two from 4 to 16777216, not {}",
+            options.flow_cells
+        );
+    }
+    if !options.sample.is_power_of_two() {
+        bail!(
+            "sample must be a power of two (1 times every packet, 64 one in 64), not {}",
+            options.sample
+        );
+    }
+    if options.spill_entries == 0 || options.drop_entries == 0 {
+        bail!("spill-entries and drop-entries must be at least 1");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_the_datapath_cannot_have_are_named() {
+        for cells in [0, 2, 3, 65_535, 1 << 25] {
+            let error = check(&LoadOptions {
+                flow_cells: cells,
+                ..LoadOptions::default()
+            })
+            .expect_err("out of range");
+            assert!(error.to_string().contains(&cells.to_string()), "{error}");
+        }
+        let error = check(&LoadOptions {
+            sample: 10,
+            ..LoadOptions::default()
+        })
+        .expect_err("not a power of two");
+        assert!(error.to_string().contains("sample"), "{error}");
+        check(&LoadOptions::default()).expect("the defaults are in range");
+    }
+}

@@ -1,0 +1,157 @@
+//! DROP: the kernel frees a packet that it did not deliver (`skb:kfree_skb`).
+//!
+//! The tracepoint fires for every namespace of the machine, and for frees that are no loss; what counts
+//! here is a packet in the agent's namespace, on a watched interface or with a passage, for a reason that
+//! is not noise.
+
+use aksnet_common::{
+    drops::{DropKey, DropStats},
+    flow::{ORIGIN_ENTER, ORIGIN_NODE},
+    packet::{self, ACK, Link, SYN, TCP},
+    stats::Event,
+};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+
+use crate::{
+    atomic, config, maps, passage,
+    skb::{DroppedPacket, kernel},
+};
+
+/// Prototype: `kfree_skb(struct sk_buff *skb, void *location)` in 5.15 mainline, with a third argument
+/// `enum skb_drop_reason reason` since 5.17 and in the 5.15 of Ubuntu and Azure, and a fourth,
+/// `struct sock *rx_sk`, since 6.11 (include/trace/events/skb.h).
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn aksnet_drop(ctx: BtfTracePointContext) -> i32 {
+    let skb: u64 = ctx.arg(0);
+    let location: u64 = ctx.arg(1);
+    let reason: u32 = if config::kfree_skb_reason_arg() == 2 {
+        ctx.arg(2)
+    } else {
+        0
+    };
+    if config::is_noise(reason) {
+        maps::count(Event::DropNoise);
+        return 0;
+    }
+    account(skb, location, reason);
+    0
+}
+
+#[inline(always)]
+fn account(skb: u64, location: u64, reason: u32) -> Option<()> {
+    let device: u64 = kernel(skb + u64::from(config::skb_dev()))?;
+    if device == 0 {
+        return None;
+    }
+    let net: u64 = kernel(device + u64::from(config::dev_net()))?;
+    let inum: u32 = kernel(net + u64::from(config::net_inum()))?;
+    if inum != config::netns() {
+        return None;
+    }
+    let ifindex: u32 = kernel(device + u64::from(config::dev_ifindex()))?;
+    let iif: u32 = kernel(skb + u64::from(config::skb_iif()))?;
+    // SAFETY: only presence is asked for.
+    let watched =
+        unsafe { maps::WATCHED.get(&ifindex).is_some() || maps::WATCHED.get(&iif).is_some() };
+    if !watched {
+        return None;
+    }
+    let packet = DroppedPacket::new(skb);
+    let Some(packet) = packet else {
+        maps::count(Event::DropUnreadable);
+        return None;
+    };
+    let Ok(parsed) = packet::parse_any(&packet, Link::Ip) else {
+        maps::count(Event::DropUnreadable);
+        return None;
+    };
+    let segments = packet.segments(parsed.payload_len);
+    let mark: u32 = kernel(skb + u64::from(config::skb_mark()))?;
+    let mut key = DropKey {
+        key: parsed.key,
+        location,
+        reason,
+        mark,
+        iif,
+        padding: 0,
+    };
+    key.key.ifindex = ifindex;
+    key.key.origin = if iif == 0 { ORIGIN_NODE } else { ORIGIN_ENTER };
+
+    let further = u64::from(segments - 1);
+    let opens = parsed.key.protocol == TCP && parsed.tcp_flags & (SYN | ACK) == SYN;
+    let mut one = DropStats {
+        skbs: 1,
+        bytes: u64::from(parsed.l3_len),
+        gso_packets: further,
+        gso_bytes: further * u64::from(parsed.l3_len - parsed.payload_len),
+        syns: u64::from(opens),
+        passages: 0,
+        // SAFETY: a helper without arguments.
+        last_ns: unsafe { bpf_ktime_get_ns() },
+        cell: 0,
+    };
+    if let Some(table) = passage::table()
+        && let Some(found) = passage::take(table, &packet, &parsed)
+    {
+        maps::count(Event::DropMatched);
+        one.passages = 1;
+        if let Some(cold) = passage::cold(&found) {
+            one.cell = u64::from(found.cell) + 1;
+            // SAFETY: a live map value.
+            unsafe {
+                passage::translate(cold, &found, &parsed.key.tuple(), 0);
+                atomic::add(&raw mut (*cold).drops, 1);
+                (*cold).drop_reason = reason;
+            }
+        }
+    }
+    record(&key, &one);
+    // After the map: an agent that has seen this count finds the entry in the map that it turns away from.
+    maps::count(Event::Dropped);
+    Some(())
+}
+
+#[inline(never)]
+fn record(key: &DropKey, one: &DropStats) -> u32 {
+    let odd = maps::odd_epoch();
+    for _ in 0..2 {
+        let entry = if odd {
+            maps::DROPS_1.get_ptr_mut(key)
+        } else {
+            maps::DROPS_0.get_ptr_mut(key)
+        };
+        if let Some(entry) = entry {
+            // SAFETY: a live map value, removed only by the agent after the epoch has turned.
+            unsafe {
+                atomic::add(&raw mut (*entry).skbs, 1);
+                atomic::add(&raw mut (*entry).bytes, one.bytes);
+                atomic::add(&raw mut (*entry).gso_packets, one.gso_packets);
+                atomic::add(&raw mut (*entry).gso_bytes, one.gso_bytes);
+                atomic::add(&raw mut (*entry).syns, one.syns);
+                atomic::add(&raw mut (*entry).passages, one.passages);
+                (*entry).last_ns = one.last_ns;
+                if one.cell != 0 {
+                    (*entry).cell = one.cell;
+                }
+            }
+            return 0;
+        }
+        let inserted = if odd {
+            maps::DROPS_1.insert(key, one, u64::from(BPF_NOEXIST))
+        } else {
+            maps::DROPS_0.insert(key, one, u64::from(BPF_NOEXIST))
+        };
+        match inserted {
+            Ok(()) => return 0,
+            // Another CPU was quicker (EEXIST): its entry is found in the second round.
+            Err(-17) => {}
+            Err(_) => break,
+        }
+    }
+    maps::count(Event::DropOverflow);
+    1
+}

@@ -1,0 +1,82 @@
+//! EXIT: tc egress of a pod's host veth or of an uplink. The node's own packets are counted here; for a
+//! forwarded one it completes the passage, if it has one.
+
+use aksnet_common::{
+    flow::ORIGIN_NODE,
+    packet::Link,
+    stats::{Event, Role},
+};
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+
+use crate::{
+    account::{At, account, parse_uncommon},
+    maps, passage,
+    skb::TcPacket,
+};
+
+#[inline(always)]
+fn leave_node(packet: &TcPacket, link: Link, role: Role) {
+    if packet.ingress_ifindex() == 0 {
+        account(packet.skb(), At::new(role, ORIGIN_NODE, link));
+        return;
+    }
+    let Some(table) = passage::table() else {
+        return;
+    };
+    if passage::every_packet() || passage::pending(table) {
+        complete(packet.skb(), At::passing(link).word());
+    }
+}
+
+/// A subprogram of its own, so that a packet without a passage does not carry it.
+#[inline(never)]
+fn complete(skb: *mut __sk_buff, at: u32) -> u32 {
+    if parse_uncommon(skb, at) != 0 {
+        maps::count(Event::ExitSkipped);
+        return 0;
+    }
+    complete_parsed(skb)
+}
+
+#[inline(never)]
+fn complete_parsed(skb: *mut __sk_buff) -> u32 {
+    let (Some(parsed), Some(table)) = (
+        maps::HEADERS.get_ptr_mut(maps::HEADERS_TC),
+        passage::table(),
+    ) else {
+        return 0;
+    };
+    // SAFETY: this CPU's value; tc programs run with softirqs off, so nothing interleaves.
+    let parsed = unsafe { &*parsed };
+    let packet = TcPacket::new(skb);
+    match passage::take(table, &packet, parsed) {
+        Some(found) => passage::complete(&found, &parsed.key.tuple(), packet.ifindex()),
+        None => maps::count(Event::ExitUnmatched),
+    }
+    0
+}
+
+/// A pod's host veth.
+#[classifier]
+pub fn aksnet_exit_pod(ctx: TcContext) -> i32 {
+    leave_node(&TcPacket::new(ctx.skb.skb), Link::Ethernet, Role::Pod);
+    TC_ACT_UNSPEC
+}
+
+/// An uplink with a link layer.
+#[classifier]
+pub fn aksnet_exit_uplink(ctx: TcContext) -> i32 {
+    leave_node(&TcPacket::new(ctx.skb.skb), Link::Ethernet, Role::Uplink);
+    TC_ACT_UNSPEC
+}
+
+/// An uplink whose packets start with the IP header.
+#[classifier]
+pub fn aksnet_exit_uplink_ip(ctx: TcContext) -> i32 {
+    leave_node(&TcPacket::new(ctx.skb.skb), Link::Ip, Role::Uplink);
+    TC_ACT_UNSPEC
+}
