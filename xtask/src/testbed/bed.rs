@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::cni::HostPort;
+use super::cni::{Hairpin, HostPort};
 use super::counters;
 use super::fabric::{self, Fabric};
 use super::iptables::Backend;
@@ -48,6 +48,7 @@ pub struct Builder {
     remote_pods: usize,
     backend: Backend,
     offloads: bool,
+    hairpin: Hairpin,
 }
 
 impl Builder {
@@ -84,6 +85,13 @@ impl Builder {
         Self { offloads, ..self }
     }
 
+    /// kubenet with hairpin mode on the bridge's ports in place of the promiscuous bridge that AKS configures
+    /// (see [`Hairpin`]). Without effect on other flavours.
+    #[must_use]
+    pub fn hairpin(self, hairpin: Hairpin) -> Self {
+        Self { hairpin, ..self }
+    }
+
     /// Builds it.
     ///
     /// # Errors
@@ -114,12 +122,19 @@ impl Builder {
                 fabric.route(&range.to_string(), host, address)?;
             }
             let root = record.make_directory(host)?;
-            nodes.push(Node::build(&plan, index, netns, self.backend, root)?);
+            nodes.push(Node::build(
+                &plan,
+                index,
+                netns,
+                self.backend,
+                self.hairpin,
+                root,
+            )?);
         }
         let nodes =
             <[Node; 2]>::try_from(nodes).map_err(|_| anyhow::anyhow!("two nodes were built"))?;
         if self.flavour == Flavour::Kind {
-            route_between(&plan, &nodes)?;
+            route_between(&plan, &nodes, &fabric)?;
         }
         let bed = Testbed {
             plan,
@@ -145,10 +160,13 @@ impl Builder {
 }
 
 /// kindnet's routes: each node reaches the other's pods by the other's address.
-fn route_between(plan: &Plan, nodes: &[Node; 2]) -> Result<()> {
-    for (node, other) in [(0, 1), (1, 0)] {
+fn route_between(plan: &Plan, nodes: &[Node; 2], fabric: &Fabric) -> Result<()> {
+    for (node, host, other) in [(0, "node", 1), (1, "node2", 0)] {
         let other = plan.nodes[other];
         for (range, address) in other.pods.iter().zip(other.address.iter()) {
+            if address.is_ipv6() {
+                fabric.answer_for(address, host)?;
+            }
             nodes[node].netns().ip([format!(
                 "route replace {range} via {address} dev eth0 onlink"
             )])?;
@@ -197,6 +215,7 @@ impl Testbed {
             remote_pods: 1,
             backend: Backend::Nft,
             offloads: true,
+            hairpin: Hairpin::Promiscuous,
         }
     }
 

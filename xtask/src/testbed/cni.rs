@@ -28,10 +28,30 @@ pub fn plugin_directory() -> Result<PathBuf> {
         })
 }
 
+/// How a pod behind kubenet's bridge reaches itself through its service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hairpin {
+    /// As AKS configures it: the bridge is promiscuous, so the node gets a copy of what would have to go back to
+    /// the port that it came from, and routes it there.
+    ///
+    /// Kernels that take the connection tracking entry from such copies (6.9 and stable releases since April 2024:
+    /// 'netfilter: br_netfilter: skip conntrack input hook for promisc packets') let KUBE-FORWARD see them as
+    /// INVALID: hairpins do not work there. The copy that the node gets of *every* packet to a same-node endpoint
+    /// of a service is dropped by the same rule, while the packet itself arrives.
+    Promiscuous,
+    /// kubelet's `hairpin-veth`: the bridge sends back to the port that a frame came from. Works on every kernel.
+    Veth,
+}
+
 /// The file name and text of the configuration that a flavour has in `/etc/cni/net.d`, with the address store in a
 /// directory of the testbed's.
 #[must_use]
-pub fn conflist(flavour: Flavour, pods: Ranges, store: &Path) -> (&'static str, Value) {
+pub fn conflist(
+    flavour: Flavour,
+    hairpin: Hairpin,
+    pods: Ranges,
+    store: &Path,
+) -> (&'static str, Value) {
     let ranges: Vec<Value> = pods
         .iter()
         .map(|range| json!([{ "subnet": range.to_string() }]))
@@ -67,8 +87,8 @@ pub fn conflist(flavour: Flavour, pods: Ranges, store: &Path) -> (&'static str, 
                         "addIf": "eth0",
                         "isGateway": true,
                         "ipMasq": false,
-                        "promiscMode": true,
-                        "hairpinMode": false,
+                        "promiscMode": hairpin == Hairpin::Promiscuous,
+                        "hairpinMode": hairpin == Hairpin::Veth,
                         "ipam": ipam,
                     },
                     {
@@ -277,6 +297,7 @@ mod tests {
     fn kubenet() -> Value {
         conflist(
             Flavour::Kubenet,
+            Hairpin::Promiscuous,
             Plan::new(Flavour::Kubenet, true).nodes[0].pods,
             Path::new("/store"),
         )

@@ -186,7 +186,24 @@ impl Fabric {
         self.router.ip(fabric_end(plan, host, netns, addresses))?;
         // Else the kernel answers for others only after a random while of up to 0.8 s.
         self.router
-            .sysctl(&format!("net/ipv4/neigh/{}/proxy_delay", link(host)), "0")
+            .sysctl(&format!("net/ipv4/neigh/{}/proxy_delay", link(host)), "0")?;
+        if plan.is_dual_stack() {
+            self.router
+                .sysctl(&format!("net/ipv6/conf/{}/proxy_ndp", link(host)), "1")?;
+            self.router
+                .sysctl(&format!("net/ipv6/neigh/{}/proxy_delay", link(host)), "0")?;
+        }
+        Ok(())
+    }
+
+    /// Answers neighbour solicitations of a host for the IPv6 address of another one, so that it may be a next hop.
+    /// (For IPv4 the fabric answers for everyone.)
+    ///
+    /// # Errors
+    /// When the entry cannot be set.
+    pub fn answer_for(&self, address: IpAddr, host: &str) -> Result<()> {
+        self.router
+            .ip([format!("neigh replace proxy {address} dev {}", link(host))])
     }
 
     /// Routes a range to a host: a pod CIDR to its node (a UDR), a frontend to the node that is to get its traffic.

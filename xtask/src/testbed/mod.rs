@@ -61,6 +61,7 @@ pub mod traffic;
 pub mod counters;
 
 pub use bed::{Builder, Testbed};
+pub use cni::Hairpin;
 pub use iptables::Backend;
 pub use netns::Netns;
 pub use node::Node;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use anyhow::{Context as _, Result};
 
 use super::azure;
-use super::cni::{self, Attachment, Chain, HostPort};
+use super::cni::{self, Attachment, Chain, Hairpin, HostPort};
 use super::counters::{self, ConntrackEntry, LinkCounters};
 use super::fabric;
 use super::iptables::{self, Backend, Rule};
@@ -52,6 +52,7 @@ impl Node {
         index: usize,
         netns: Netns,
         backend: Backend,
+        hairpin: Hairpin,
         root: PathBuf,
     ) -> Result<Self> {
         let plan = cluster.nodes[index];
@@ -66,7 +67,7 @@ impl Node {
             }
         }
         let store = root.join("var/lib/cni/networks");
-        let (file, conflist) = cni::conflist(cluster.flavour, plan.pods, &store);
+        let (file, conflist) = cni::conflist(cluster.flavour, hairpin, plan.pods, &store);
         let directory = root.join("etc/cni/net.d");
         std::fs::create_dir_all(&directory)?;
         std::fs::write(
