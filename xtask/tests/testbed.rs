@@ -314,10 +314,10 @@ fn source_ranges_and_missing_endpoints_are_refused_as_kube_proxy_does() -> Resul
 
     let empty = bed.add_service(Service::cluster_ip("shop", "empty", 80))?;
     assert_eq!(
-        connect(bed.pod(0).netns(), empty.address(), SOON)?,
+        connect(bed.pod(0).netns(), empty.address(), ONE_RETRANSMIT)?,
         Connect::Refused
     );
-    assert_eq!(bed.node().rule_packets("shop/empty has no endpoints")?, 1);
+    assert_eq!(bed.node().rule_packets("shop/empty has no endpoints")?, 2);
     Ok(())
 }
 
@@ -344,11 +344,11 @@ fn drop_and_reject_counters_equal_what_was_sent() -> Result<()> {
         .unanswered()
         .run(batch.netns())?;
     assert_eq!(
-        connect(batch.netns(), server.address(), SOON)?,
+        connect(batch.netns(), server.address(), ONE_RETRANSMIT)?,
         Connect::Refused
     );
     assert_eq!(bed.node().rule_packets("batch-to-db")?, 25);
-    assert_eq!(bed.node().rule_packets("batch-rejected")?, 1);
+    assert_eq!(bed.node().rule_packets("batch-rejected")?, 2);
     assert_eq!(server.connections(), 0);
 
     bed.remove_policy("batch-rejected")?;
@@ -416,6 +416,7 @@ fn interface_counters_agree_across_a_link_with_offloads_off() -> Result<()> {
         .one_way()
         .run(bed.pod(0).netns())?;
     bed.pin_neighbours()?;
+    bed.settle()?;
     let (uplink, veth) = (
         bed.node().link("eth0")?,
         bed.node().link(bed.pod(0).veth())?,
@@ -425,7 +426,7 @@ fn interface_counters_agree_across_a_link_with_offloads_off() -> Result<()> {
         .one_way()
         .bytes(20_000_000)
         .run(bed.pod(0).netns())?;
-    server.settle()?;
+    bed.settle()?;
     let (uplink_after, veth_after) = (
         bed.node().link("eth0")?,
         bed.node().link(bed.pod(0).veth())?,

@@ -17,11 +17,12 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::cni::{Hairpin, HostPort};
-use super::counters;
+use super::counters::{self, LinkCounters};
 use super::fabric::{self, Fabric};
 use super::iptables::Backend;
 use super::netns::Netns;
@@ -562,6 +563,27 @@ impl Testbed {
             azure,
             outside,
         ]
+    }
+
+    /// Waits until no interface of any host moves a packet for a while, so that counters may be compared.
+    ///
+    /// # Errors
+    /// When traffic goes on for more than five seconds.
+    pub fn settle(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let counters = || -> Result<Vec<Vec<LinkCounters>>> {
+            self.all_netns().into_iter().map(counters::links).collect()
+        };
+        let mut before = counters()?;
+        loop {
+            std::thread::sleep(Duration::from_millis(30));
+            let now = counters()?;
+            if now == before {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "traffic goes on");
+            before = now;
+        }
     }
 
     /// Makes every neighbour that is known by now permanent, so that no ARP or neighbour discovery disturbs counts
