@@ -74,7 +74,7 @@ impl Builder {
         }
     }
 
-    /// Where iptables keeps its rules. Default: nf_tables.
+    /// Where iptables keeps its rules. Default: `nf_tables`.
     #[must_use]
     pub fn backend(self, backend: Backend) -> Self {
         Self { backend, ..self }

@@ -35,7 +35,7 @@ pub enum Hairpin {
     /// the port that it came from, and routes it there.
     ///
     /// Kernels that take the connection tracking entry from such copies (6.9 and stable releases since April 2024:
-    /// 'netfilter: br_netfilter: skip conntrack input hook for promisc packets') let KUBE-FORWARD see them as
+    /// `netfilter: br_netfilter: skip conntrack input hook for promisc packets`) let KUBE-FORWARD see them as
     /// INVALID: hairpins do not work there. The copy that the node gets of *every* packet to a same-node endpoint
     /// of a service is dropped by the same rule, while the packet itself arrives.
     Promiscuous,

@@ -172,7 +172,7 @@ impl Packet {
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let length = u16::try_from(20 + self.payload.len()).unwrap_or(u16::MAX);
-                let flags = offset / 8 | if more { 0x2000 } else { 0 };
+                let flags = (offset / 8) | if more { 0x2000 } else { 0 };
                 let mut octets = vec![0x45, 0];
                 octets.extend(
                     [length, self.identification, flags]

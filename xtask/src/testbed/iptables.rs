@@ -8,9 +8,9 @@ use super::plan::Family;
 /// Where iptables keeps its rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// nf_tables, by `iptables-nft`: Ubuntu 22.04 and later, Azure Linux.
+    /// `nf_tables`, by `iptables-nft`: Ubuntu 22.04 and later, Azure Linux.
     Nft,
-    /// x_tables, by `iptables-legacy`.
+    /// `x_tables`, by `iptables-legacy`.
     Legacy,
 }
 

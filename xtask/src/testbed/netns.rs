@@ -36,6 +36,9 @@ impl Netns {
     ///
     /// # Errors
     /// When the caller is not root, or the kernel refuses.
+    ///
+    /// # Panics
+    /// Never: the thread that binds it does not.
     pub fn create(record: &Arc<Record>, role: &str) -> Result<Self> {
         let name = format!("{}-{role}", record.prefix());
         let path = path_of(&name);

@@ -5,6 +5,7 @@
 //! connections are judged, a policy's chain sets a mark (0x400 ingress, 0x800 egress), and one rule per direction
 //! drops what is marked. NPM selects pods by ipset; here their addresses stand in the rules.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -119,16 +120,16 @@ impl PolicyRule {
     fn matches(&self) -> String {
         let mut text = String::new();
         if let Some(from) = self.from {
-            text += &format!(" -s {from}");
+            let _ = write!(text, " -s {from}");
         }
         if let Some(to) = self.to {
-            text += &format!(" -d {to}");
+            let _ = write!(text, " -d {to}");
         }
         if let Some(transport) = self.transport {
-            text += &format!(" -p {transport} -m {transport}");
+            let _ = write!(text, " -p {transport} -m {transport}");
         }
         if let Some(port) = self.port {
-            text += &format!(" --dport {port}");
+            let _ = write!(text, " --dport {port}");
         }
         text
     }

@@ -161,7 +161,9 @@ fn nat(locality: Locality, services: &[&Service], stale: &BTreeSet<String>) -> S
         chains: BTreeSet::new(),
         lines: Vec::new(),
     };
-    services.iter().for_each(|service| rules.service(service));
+    for service in services {
+        rules.service(service);
+    }
     let fixed = [
         "KUBE-SERVICES",
         "KUBE-NODEPORTS",

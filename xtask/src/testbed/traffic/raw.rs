@@ -100,10 +100,8 @@ impl RawIp {
             };
             let fd = Errno::result(fd).context("cannot make a raw socket")?;
             // SAFETY: `fd` was returned just now and belongs to nobody else.
-            Ok(Self {
-                fd: unsafe { OwnedFd::from_raw_fd(fd) },
-                to,
-            })
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            Ok(Self { fd, to })
         })
     }
 

@@ -188,9 +188,9 @@ impl<'a> Loop<'a> {
             };
             for event in &events[..count] {
                 if event.data() == LISTENER {
-                    self.accept()?
+                    self.accept()?;
                 } else {
-                    self.serve(event.data())?
+                    self.serve(event.data())?;
                 }
             }
         }

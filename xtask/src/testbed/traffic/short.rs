@@ -1,6 +1,6 @@
 //! *Short connections*: connect, one byte there and back, close; many thousands, as fast as goes.
 //!
-//! The client closes first, so the ports in TIME_WAIT are its own: with `n` destination addresses it may make about
+//! The client closes first, so the ports in `TIME_WAIT` are its own: with `n` destination addresses it may make about
 //! 64,000 × `n` connections within a minute, and no more are asked of it.
 
 use std::io::{Read as _, Write as _};
@@ -42,7 +42,7 @@ impl ShortConnections {
             to: to.into_iter().collect(),
             count,
             parallel: 4,
-            limit: Duration::from_secs(120),
+            limit: Duration::from_mins(2),
         }
     }
 
