@@ -1,0 +1,71 @@
+//! The emulated node: an AKS- or kind-like cluster of network namespaces on one machine.
+//!
+//! ```text
+//!            pods                         pods
+//!   ┌─────────┴─────────┐        ┌─────────┴─────────┐
+//!   │ node (under test) │        │       node2       │
+//!   └────────┬──────────┘        └─────────┬─────────┘
+//!           eth0                          eth0
+//!            └────────────┐   ┌────────────┘
+//!                       ┌─┴───┴──┐
+//!   vm (VNet host) ─────┤ fabric ├───── azure (168.63.129.16, 169.254.169.254)
+//!                       └────┬───┘
+//!                         outside (an internet host; clients of the load balancer)
+//! ```
+//!
+//! Every link, address and rule lives inside namespaces that this module made, under names with a prefix of
+//! their own; the machine's own network is never touched. What was made is on record before it is made
+//! ([`record`]), so that a crashed run can be cleaned by exactly its names.
+
+// What was made, and where it lives.
+pub mod record;
+
+pub mod netns;
+
+// The cluster on paper: addresses and names.
+pub mod hash;
+
+pub mod plan;
+
+// Wiring: links, pods, CNI.
+pub mod fabric;
+
+pub mod cni;
+
+pub mod azure;
+
+pub mod pod;
+
+pub mod node;
+
+// Rules: rendered as text by pure functions, applied at the edge.
+pub mod service;
+
+pub mod proxy;
+
+pub mod masq;
+
+pub mod policy;
+
+pub mod iptables;
+
+// The whole, and what is done with it.
+pub mod bed;
+
+pub mod offload;
+
+pub mod frame;
+
+pub mod traffic;
+
+pub mod counters;
+
+pub use bed::{Builder, Testbed};
+pub use cni::Hairpin;
+pub use iptables::Backend;
+pub use netns::Netns;
+pub use node::Node;
+pub use plan::{Addresses, Family, Flavour, Plan};
+pub use pod::Pod;
+pub use policy::{PolicyRule, Verdict};
+pub use service::{Endpoint, Service, TrafficPolicy};
