@@ -48,6 +48,9 @@ pub struct DropStats {
     pub cell: u64,
 }
 
+/// Value of the `WATCHED` map for a bridge; for a bridge's port it is the bridge's index, else 0.
+pub const WATCHED_BRIDGE: u32 = u32::MAX;
+
 #[cfg(feature = "user")]
 mod user {
     // SAFETY: repr(C), integers only, no implicit padding (size asserted): any bytes are a valid value.

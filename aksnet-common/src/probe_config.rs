@@ -23,6 +23,10 @@ pub struct Settings {
     pub first_packets: u32,
     /// Inode number of the network namespace the agent watches (`/proc/self/ns/net`).
     pub netns: u32,
+    /// The kernel's number for a netfilter verdict (`SKB_DROP_REASON_NETFILTER_DROP`); 0 where it has none.
+    pub netfilter_drop: u32,
+    #[doc(hidden)]
+    pub padding: u32,
     /// Bit `r` set: drops for reason `r` are noise. Reasons from 256 on (subsystems') never are.
     pub noise: [u64; 4],
 }
@@ -35,6 +39,8 @@ impl Default for Settings {
             sample_mask: 63,
             first_packets: 4,
             netns: 0,
+            netfilter_drop: 0,
+            padding: 0,
             noise: [0; 4],
         }
     }
@@ -76,6 +82,8 @@ pub struct Offsets {
     pub dev_ifindex: u32,
     /// `net_device.nd_net` (pointer to `struct net`).
     pub dev_net: u32,
+    /// `net_device.dev_addr` (pointer to the hardware address).
+    pub dev_addr: u32,
     /// `net.ns.inum` (unsigned int).
     pub net_inum: u32,
     /// Number of the tracepoint's argument that holds the reason; 0 where the kernel has none.
@@ -84,7 +92,7 @@ pub struct Offsets {
 
 #[cfg(feature = "user")]
 mod user {
-    // SAFETY: repr(C), integers only, no implicit padding: 8 + 4 * 4 + 4 * 8 bytes.
+    // SAFETY: repr(C), integers only, no implicit padding: 8 + 6 * 4 + 4 * 8 bytes.
     unsafe impl aya::Pod for super::Settings {}
     // SAFETY: repr(C), every field is a u32.
     unsafe impl aya::Pod for super::Offsets {}

@@ -103,6 +103,8 @@ pub enum Event {
     DropMatched,
     /// DROP: filtered as noise by its reason (purges, closed sockets, copies for other hosts).
     DropNoise,
+    /// DROP: a copy that a promiscuous bridge made of a packet that went its way (kubenet), dropped on purpose.
+    DropCopy,
     /// DROP: the packet's headers could not be read or parsed.
     DropUnreadable,
     /// DROP: the table of drops was full, counted here only.
@@ -117,7 +119,7 @@ pub enum Event {
 
 impl Event {
     /// How many there are.
-    pub const COUNT: u32 = 13;
+    pub const COUNT: u32 = 14;
     /// All, in the order of their numbers.
     pub const ALL: [Self; Self::COUNT as usize] = [
         Self::PassageLeft,
@@ -128,6 +130,7 @@ impl Event {
         Self::Dropped,
         Self::DropMatched,
         Self::DropNoise,
+        Self::DropCopy,
         Self::DropUnreadable,
         Self::DropOverflow,
         Self::CellClaimed,
@@ -146,6 +149,7 @@ impl Event {
             Self::Dropped => "dropped",
             Self::DropMatched => "drop_matched",
             Self::DropNoise => "drop_noise",
+            Self::DropCopy => "drop_copy",
             Self::DropUnreadable => "drop_unreadable",
             Self::DropOverflow => "drop_overflow",
             Self::CellClaimed => "cell_claimed",

@@ -10,6 +10,8 @@ static SETTINGS: Settings = Settings {
     sample_mask: 0,
     first_packets: 0,
     netns: 0,
+    netfilter_drop: 0,
+    padding: 0,
     noise: [0; 4],
 };
 
@@ -31,6 +33,7 @@ static OFFSETS: Offsets = Offsets {
     shinfo_gso_segs: 0,
     dev_ifindex: 0,
     dev_net: 0,
+    dev_addr: 0,
     net_inum: 0,
     kfree_skb_reason_arg: 0,
 };
@@ -45,11 +48,11 @@ macro_rules! getters {
     )+};
 }
 
-getters!(SETTINGS: hash_seed: u64, bucket_mask: u32, sample_mask: u32, first_packets: u32, netns: u32);
+getters!(SETTINGS: hash_seed: u64, bucket_mask: u32, sample_mask: u32, first_packets: u32, netns: u32, netfilter_drop: u32);
 getters!(OFFSETS:
     skb_len: u32, skb_head: u32, skb_data: u32, skb_tail: u32, skb_end: u32, skb_network_header: u32,
     skb_dev: u32, skb_iif: u32, skb_mark: u32,
-    shinfo_gso_size: u32, shinfo_gso_segs: u32, dev_ifindex: u32, dev_net: u32, net_inum: u32,
+    shinfo_gso_size: u32, shinfo_gso_segs: u32, dev_ifindex: u32, dev_net: u32, dev_addr: u32, skb_mac_header: u32, net_inum: u32,
     kfree_skb_reason_arg: u32,
 );
 

@@ -5,7 +5,7 @@
 //! is not noise.
 
 use aksnet_common::{
-    drops::{DropKey, DropStats},
+    drops::{DropKey, DropStats, WATCHED_BRIDGE},
     flow::{ORIGIN_ENTER, ORIGIN_NODE},
     packet::{self, ACK, Link, SYN, TCP},
     stats::Event,
@@ -53,10 +53,21 @@ fn account(skb: u64, location: u64, reason: u32) -> Option<()> {
     }
     let ifindex: u32 = kernel(device + u64::from(config::dev_ifindex()))?;
     let iif: u32 = kernel(skb + u64::from(config::skb_iif()))?;
-    // SAFETY: only presence is asked for.
-    let watched =
-        unsafe { maps::WATCHED.get(&ifindex).is_some() || maps::WATCHED.get(&iif).is_some() };
-    if !watched {
+    // SAFETY: the value is copied at once.
+    let (at, from) = unsafe {
+        (
+            maps::WATCHED.get(&ifindex).copied(),
+            maps::WATCHED.get(&iif).copied(),
+        )
+    };
+    if at.is_none() && from.is_none() {
+        return None;
+    }
+    if let Some(role) = at
+        && reason == config::netfilter_drop()
+        && is_copy(skb, device, role, iif)
+    {
+        maps::count(Event::DropCopy);
         return None;
     }
     let packet = DroppedPacket::new(skb);
@@ -113,6 +124,32 @@ fn account(skb: u64, location: u64, reason: u32) -> Option<()> {
     // After the map: an agent that has seen this count finds the entry in the map that it turns away from.
     maps::count(Event::Dropped);
     Some(())
+}
+
+/// Whether a netfilter drop is that of a copy. kubenet's bridge is promiscuous: of a packet that it forwards
+/// from port to port after DNAT, it also gives the node a copy, which the node routes back to the bridge.
+/// Either the copy falls to iptables (kube-proxy's rule for INVALID), on the bridge, but with a destination
+/// that is not the bridge's own; or to the ebtables rules that AKS installs for it (AKS-DEDUP-PROMISC), on its
+/// way out of a port: iptables drops nothing there, its last hook sees the bridge.
+#[inline(always)]
+fn is_copy(skb: u64, device: u64, role: u32, iif: u32) -> bool {
+    if role != WATCHED_BRIDGE {
+        return role != 0 && role == iif;
+    }
+    addressed_elsewhere(skb, device).unwrap_or(false)
+}
+
+#[inline(always)]
+fn addressed_elsewhere(skb: u64, device: u64) -> Option<bool> {
+    let head: u64 = kernel(skb + u64::from(config::skb_head()))?;
+    let offset: u16 = kernel(skb + u64::from(config::skb_mac_header()))?;
+    if offset == u16::MAX {
+        return None;
+    }
+    let to: [u8; 6] = kernel(head + u64::from(offset))?;
+    let address: u64 = kernel(device + u64::from(config::dev_addr()))?;
+    let own: [u8; 6] = kernel(address)?;
+    Some(to[0] & 1 == 0 && to != own)
 }
 
 #[inline(never)]

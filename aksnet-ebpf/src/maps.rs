@@ -62,8 +62,9 @@ pub static DROPS_0: HashMap<DropKey, DropStats> = HashMap::with_max_entries(8192
 #[map]
 pub static DROPS_1: HashMap<DropKey, DropStats> = HashMap::with_max_entries(8192, 0);
 
-/// Interface index → 1 for interfaces whose drops are of interest: those the programs are attached to, and
-/// the bridges whose ports they are. Written by the agent, read by DROP.
+/// Interface index → the bridge whose port it is, 0, or `WATCHED_BRIDGE`, for interfaces whose drops are of
+/// interest: those the programs are attached to, and the bridges whose ports they are. Written by the agent,
+/// read by DROP.
 #[map]
 pub static WATCHED: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use aksnet_common::{packet::Link, stats::Role};
+use aksnet_common::{drops::WATCHED_BRIDGE, packet::Link, stats::Role};
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
@@ -163,16 +163,20 @@ impl Attacher {
         // EXIT first: a packet that enters while only ENTER runs would look as if it had never left.
         let exit = self.link(target, programs[1], TcAttachType::Egress)?;
         let enter = self.link(target, programs[0], TcAttachType::Ingress)?;
-        let watched: Vec<u32> = std::iter::once(target.index).chain(target.master).collect();
-        for &index in &watched {
+        let bridge = target.master.map(|master| (master, WATCHED_BRIDGE));
+        let watched: Vec<(u32, u32)> = std::iter::once((target.index, target.master.unwrap_or(0)))
+            .chain(bridge)
+            .collect();
+        for &(index, value) in &watched {
             let users = self.watchers.entry(index).or_default();
             *users += 1;
             if *users == 1 {
                 self.watched
-                    .insert(index, 1, 0)
+                    .insert(index, value, 0)
                     .map_err(|e| AttachError::Rejected(text(&e)))?;
             }
         }
+        let watched = watched.into_iter().map(|(index, _)| index).collect();
         let links = [exit, enter];
         self.attached.insert(
             target.index,

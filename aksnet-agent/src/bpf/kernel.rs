@@ -81,6 +81,7 @@ impl Kernel {
             shinfo_gso_segs: member(btf, "skb_shared_info", "gso_segs")?,
             dev_ifindex: member(btf, "net_device", "ifindex")?,
             dev_net: member(btf, "net_device", "nd_net")?,
+            dev_addr: member(btf, "net_device", "dev_addr")?,
             net_inum: member(btf, "net", "ns")? + member(btf, "ns_common", "inum")?,
             kfree_skb_reason_arg: 0,
         };
@@ -100,6 +101,15 @@ impl Kernel {
             reasons,
             has_drop_tracepoint: arguments.is_some(),
         })
+    }
+
+    /// The number of a drop reason.
+    #[must_use]
+    pub fn reason_number(&self, name: &str) -> Option<u32> {
+        self.reasons
+            .iter()
+            .find(|(_, n)| *n == name)
+            .map(|(&number, _)| number)
     }
 
     /// The name of a drop reason. Numbers from 2^16 on belong to a subsystem (mac80211, Open vSwitch), and

@@ -114,6 +114,8 @@ pub fn load(options: &LoadOptions) -> Result<Datapath> {
             Some(inode) => inode,
             None => kernel::own_netns()?,
         },
+        netfilter_drop: kernel.reason_number("netfilter_drop").unwrap_or(0),
+        padding: 0,
         noise: kernel.noise,
     };
     let btf = Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
