@@ -5,7 +5,7 @@ use aksnet_agent::bpf::LoadOptions;
 use aksnet_common::stats::Event;
 use anyhow::Result;
 use xtask::testbed::{
-    Hairpin, PolicyRule, Service, Testbed,
+    Family, Hairpin, PolicyRule, Service, Testbed,
     traffic::{Ping, Tcp, TcpServer, Udp, UdpServer},
 };
 
@@ -28,8 +28,14 @@ impl Mix {
     fn new(bed: &Testbed) -> Result<Self> {
         let web = bed.pod(1);
         let in_front = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
-        let service = bed.add_service(Service::cluster_ip("shop", "web", 80).endpoints([in_front.address()]))?;
-        bed.add_policy(PolicyRule::drop("no-batch").from(bed.pod(2).ip()).to(web.ip()).udp(53))?;
+        let service = bed
+            .add_service(Service::cluster_ip("shop", "web", 80).endpoints([in_front.address()]))?;
+        bed.add_policy(
+            PolicyRule::drop("no-batch")
+                .from(bed.pod(2).ip())
+                .to(web.ip())
+                .udp(53),
+        )?;
         Ok(Self {
             in_front,
             sink: TcpServer::sink(bed.outside(), (bed.outside_ip(), 5201))?,
@@ -43,20 +49,43 @@ impl Mix {
     fn run(&self, bed: &Testbed, scale: u32) -> Result<()> {
         let (client, web, batch, far) = (bed.pod(0), bed.pod(1), bed.pod(2), bed.remote_pod(0));
         let from = client.netns();
-        Tcp::to(self.service.address()).connections(5 * scale).bytes(2000).run(from)?;
-        Tcp::to(self.sink.address()).bytes(200_000 * scale as usize).one_way().run(from)?;
-        Tcp::to(self.in_front.address()).connections(3).run(far.netns())?;
-        Udp::to(self.udp.address()).datagrams(20 * scale).flight(8).run(from)?;
+        Tcp::to(self.service.address())
+            .connections(5 * scale)
+            .bytes(2000)
+            .run(from)?;
+        Tcp::to(self.sink.address())
+            .bytes(200_000 * scale as usize)
+            .one_way()
+            .run(from)?;
+        Tcp::to(self.in_front.address())
+            .connections(3)
+            .run(far.netns())?;
+        Udp::to(self.udp.address())
+            .datagrams(20 * scale)
+            .flight(8)
+            .run(from)?;
         // Datagrams above the MTU: fragments.
-        Udp::to(self.udp.address()).datagrams(3).size(4000).run(from)?;
-        Udp::to(self.udp.address()).datagrams(10 * scale).unanswered().run(batch.netns())?;
+        Udp::to(self.udp.address())
+            .datagrams(3)
+            .size(4000)
+            .run(from)?;
+        Udp::to(self.udp.address())
+            .datagrams(10 * scale)
+            .unanswered()
+            .run(batch.netns())?;
         Ping::to(bed.outside_ip()).count(5).run(from)?;
         Ping::to(web.ip()).count(5).run(from)?;
         // To the node, from a pod and from outside; and the node's own packets to a pod.
-        Tcp::to(self.node_server.address()).connections(2).run(from)?;
-        Tcp::to(self.node_server.address()).connections(2).run(bed.outside())?;
+        Tcp::to(self.node_server.address())
+            .connections(2)
+            .run(from)?;
+        Tcp::to(self.node_server.address())
+            .connections(2)
+            .run(bed.outside())?;
         Udp::to(self.node_udp.address()).datagrams(10).run(from)?;
-        Tcp::to(self.in_front.address()).connections(2).run(bed.node().netns())?;
+        Tcp::to(self.in_front.address())
+            .connections(2)
+            .run(bed.node().netns())?;
         Ping::to(client.ip()).count(3).run(bed.node().netns())?;
         for server in [&self.in_front, &self.sink, &self.node_server] {
             server.settle()?;
@@ -65,26 +94,46 @@ impl Mix {
     }
 }
 
-fn held_against_interfaces(bed: &Testbed, watch: &mut Watch, before: &Links, every: bool) -> Result<()> {
+fn held_against_interfaces(
+    bed: &Testbed,
+    watch: &mut Watch,
+    before: &Links,
+    every: bool,
+) -> Result<()> {
     bed.settle()?;
     let after = Links::of(bed)?;
     let mut entered_all = 0;
     let mut sent_all = 0;
     let mut node_all = 0;
-    let interfaces: Vec<String> =
-        std::iter::once("eth0".to_owned()).chain(bed.node().pods().iter().map(|p| p.veth().to_owned())).collect();
+    let interfaces: Vec<String> = std::iter::once("eth0".to_owned())
+        .chain(bed.node().pods().iter().map(|p| p.veth().to_owned()))
+        .collect();
     for name in &interfaces {
         let (was, is) = (before.named(name), after.named(name));
         let (packets, bytes) = watch.counted(is.index, ENTERED)?;
-        assert_eq!(packets, is.rx_packets - was.rx_packets, "packets that entered through {name}");
-        assert_eq!(bytes + packets * ETHERNET, is.rx_bytes - was.rx_bytes, "bytes that entered through {name}");
+        assert_eq!(
+            packets,
+            is.rx_packets - was.rx_packets,
+            "packets that entered through {name}"
+        );
+        assert_eq!(
+            bytes + packets * ETHERNET,
+            is.rx_bytes - was.rx_bytes,
+            "bytes that entered through {name}"
+        );
         entered_all += packets;
         sent_all += is.tx_packets - was.tx_packets;
         node_all += watch.counted(is.index, NODE)?.0;
     }
-    assert!(entered_all > 100 && node_all > 0, "there was traffic: {entered_all}, {node_all}");
+    assert!(
+        entered_all > 100 && node_all > 0,
+        "there was traffic: {entered_all}, {node_all}"
+    );
     let totals = watch.totals();
-    assert!(totals.skipped.iter().all(|s| s.skbs == 0), "nothing was skipped: neighbours are pinned");
+    assert!(
+        totals.skipped.iter().all(|s| s.skbs == 0),
+        "nothing was skipped: neighbours are pinned"
+    );
     let event = |event: Event| totals.events[event as usize];
     if every {
         assert_eq!(
@@ -101,29 +150,58 @@ fn conserved(builder: xtask::testbed::Builder, options: LoadOptions, scale: u32)
     let every = options.sample == 1;
     let bed = builder.pods(3).build()?;
     let mix = Mix::new(&bed)?;
+    let delivered = "*filter\n-A INPUT ! -i lo -m comment --comment delivered\nCOMMIT\n";
+    bed.node().restore(Family::V4, delivered)?;
     mix.run(&bed, 1)?;
     bed.settle()?;
     bed.pin_neighbours()?;
     bed.settle()?;
     let mut watch = Watch::start(&bed, options)?;
     let before = Links::of(&bed)?;
+    let delivered_before = bed.node().rule_packets("delivered")?;
     let dropped_before = bed.node().rule_packets("no-batch")?;
     mix.run(&bed, scale)?;
     held_against_interfaces(&bed, &mut watch, &before, every)?;
 
     let rule = bed.node().rule_packets("no-batch")? - dropped_before;
     assert_eq!(rule, 10 * u64::from(scale));
-    let dropped = watch.dropped_for("netfilter_drop")?;
-    assert_eq!(dropped, rule, "drops: {:#?}", watch.drops()?);
+    assert_eq!(
+        watch.dropped_for("netfilter_drop")?,
+        rule,
+        "drops: {:#?}",
+        watch.drops()?
+    );
     if every {
-        // Every drop was of a packet that had entered.
-        assert_eq!(watch.event(Event::DropMatched), rule);
-        // Delivered on the node: passages that nothing took, but for those that were replaced.
-        let left = watch.event(Event::PassageLeft);
-        let taken = watch.event(Event::ExitMatched) + watch.event(Event::DropMatched);
-        let entered: u64 = watch.flows().iter().filter(|(h, _)| h.key.origin == ENTERED).map(|(h, _)| h.skbs).sum();
-        assert_eq!(left, entered, "every packet left a passage");
-        println!("entered {entered}, left or dropped {taken}, unmatched {}", watch.event(Event::ExitUnmatched));
+        let netfilter = watch.kernel.reason_number("netfilter_drop");
+        let matched: u64 = watch
+            .drops()?
+            .iter()
+            .filter(|(k, _)| Some(k.reason) == netfilter)
+            .map(|(_, s)| s.passages)
+            .sum();
+        assert_eq!(
+            matched, rule,
+            "every packet that the rule dropped had entered"
+        );
+        let entered: u64 = watch
+            .flows()
+            .iter()
+            .filter(|(h, _)| h.key.origin == ENTERED)
+            .map(|(h, _)| h.skbs)
+            .sum();
+        assert_eq!(
+            watch.event(Event::PassageLeft),
+            entered,
+            "every packet left a passage"
+        );
+        let left = watch.event(Event::ExitMatched) + watch.event(Event::ExitUnmatched);
+        let delivered = bed.node().rule_packets("delivered")? - delivered_before;
+        assert_eq!(
+            entered,
+            left + rule + delivered,
+            "left {left}, dropped {rule}, delivered {delivered}"
+        );
+        assert!(watch.event(Event::ExitUnmatched) <= watch.event(Event::PassageReplaced));
     }
     Ok(())
 }
@@ -131,13 +209,21 @@ fn conserved(builder: xtask::testbed::Builder, options: LoadOptions, scale: u32)
 #[test]
 fn kubenet_with_offloads() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    conserved(Testbed::kubenet().hairpin(Hairpin::Veth), every_packet(), 10)
+    conserved(
+        Testbed::kubenet().hairpin(Hairpin::Veth),
+        every_packet(),
+        10,
+    )
 }
 
 #[test]
 fn kubenet_without_offloads() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    conserved(Testbed::kubenet().hairpin(Hairpin::Veth).offloads(false), every_packet(), 10)
+    conserved(
+        Testbed::kubenet().hairpin(Hairpin::Veth).offloads(false),
+        every_packet(),
+        10,
+    )
 }
 
 #[test]
@@ -149,5 +235,13 @@ fn kind_at_the_default_sampling_rate() -> Result<()> {
 #[test]
 fn azure_with_a_flow_table_far_too_small() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    conserved(Testbed::azure_overlay(), LoadOptions { flow_cells: 16, spill_entries: 4096, ..LoadOptions::default() }, 5)
+    conserved(
+        Testbed::azure_overlay(),
+        LoadOptions {
+            flow_cells: 16,
+            spill_entries: 4096,
+            ..LoadOptions::default()
+        },
+        5,
+    )
 }

@@ -1,6 +1,9 @@
 //! The programs on an emulated node, on real packets, judged by what the kernel itself counted.
 
-#![expect(unreachable_pub, reason = "one test binary: `pub` says what another module uses")]
+#![expect(
+    unreachable_pub,
+    reason = "one test binary: `pub` says what another module uses"
+)]
 
 mod watch;
 

@@ -6,12 +6,7 @@ use std::{
 };
 
 use aksnet_agent::{
-    bpf::{
-        Attacher, LoadOptions, MapSource,
-        attach::Target,
-        kernel::Kernel,
-        load,
-    },
+    bpf::{Attacher, LoadOptions, MapSource, attach::Target, kernel::Kernel, load},
     collect::source::{Source as _, Totals},
 };
 use aksnet_common::{
@@ -42,7 +37,10 @@ pub fn turn() -> Option<MutexGuard<'static, ()>> {
 
 /// Every packet timed, so that every EXIT is counted.
 pub fn every_packet() -> LoadOptions {
-    LoadOptions { sample: 1, ..LoadOptions::default() }
+    LoadOptions {
+        sample: 1,
+        ..LoadOptions::default()
+    }
 }
 
 /// The programs, watching an emulated node.
@@ -58,7 +56,10 @@ impl Watch {
     /// Loads the programs and attaches them to all pods and the uplink of the node under test.
     pub fn start(bed: &Testbed, options: LoadOptions) -> Result<Self> {
         let netns = u32::try_from(bed.node().netns().inode()?)?;
-        let datapath = load(&LoadOptions { netns: Some(netns), ..options })?;
+        let datapath = load(&LoadOptions {
+            netns: Some(netns),
+            ..options
+        })?;
         let mut watch = Self {
             attacher: datapath.attacher,
             source: datapath.source,
@@ -88,7 +89,9 @@ impl Watch {
             master: bridge.map(|b| b.index),
         };
         let attacher = &mut self.attacher;
-        bed.node().netns().run(move || attacher.attach(&target).context(target.name.clone()))
+        bed.node()
+            .netns()
+            .run(move || attacher.attach(&target).context(target.name.clone()))
     }
 
     /// All live cells.
@@ -104,7 +107,11 @@ impl Watch {
         let found: Vec<_> = self
             .flows()
             .into_iter()
-            .filter(|(hot, _)| hot.key.tuple() == *tuple && hot.key.protocol == protocol && hot.key.origin == ORIGIN_ENTER)
+            .filter(|(hot, _)| {
+                hot.key.tuple() == *tuple
+                    && hot.key.protocol == protocol
+                    && hot.key.origin == ORIGIN_ENTER
+            })
             .collect();
         anyhow::ensure!(found.len() == 1, "{} flows for {tuple:?}", found.len());
         Ok(found[0])
@@ -132,8 +139,16 @@ impl Watch {
 
     /// Packets of drops with this reason.
     pub fn dropped_for(&mut self, reason: &str) -> Result<u64> {
-        let number = self.kernel.reason_number(reason).with_context(|| format!("no reason {reason}"))?;
-        Ok(self.drops()?.iter().filter(|(key, _)| key.reason == number).map(|(_, stats)| stats.skbs).sum())
+        let number = self
+            .kernel
+            .reason_number(reason)
+            .with_context(|| format!("no reason {reason}"))?;
+        Ok(self
+            .drops()?
+            .iter()
+            .filter(|(key, _)| key.reason == number)
+            .map(|(_, stats)| stats.skbs)
+            .sum())
     }
 
     /// Packets and bytes (IP length, super-packets as the kernel handled them) counted on an interface.
@@ -162,7 +177,10 @@ impl Links {
     }
 
     pub fn named(&self, name: &str) -> &LinkCounters {
-        self.0.iter().find(|l| l.name == name).expect("the interface exists")
+        self.0
+            .iter()
+            .find(|l| l.name == name)
+            .expect("the interface exists")
     }
 }
 
@@ -172,7 +190,12 @@ pub const NODE: u8 = ORIGIN_NODE;
 pub const ENTERED: u8 = ORIGIN_ENTER;
 
 fn tuple(src: IpAddr, src_port: u16, dst: IpAddr, dst_port: u16) -> Tuple {
-    Tuple { src: src.into(), dst: dst.into(), src_port, dst_port }
+    Tuple {
+        src: src.into(),
+        dst: dst.into(),
+        src_port,
+        dst_port,
+    }
 }
 
 /// The tuple that a conntrack direction describes.
