@@ -35,6 +35,7 @@ pub fn run(agent: Option<PathBuf>) -> Result<()> {
         "the benchmark makes network namespaces: run it as root"
     );
     setup::ensure(false)?;
+    say::clean_up()?;
     say::catch_interrupts()?;
     let agent = match agent {
         Some(agent) => agent,

@@ -61,7 +61,9 @@ fn run(task: Task) -> Result<()> {
         Task::Bench { agent } => bench::run(agent),
         Task::Clean => {
             let removed = testbed::record::clean()?;
-            removed.iter().for_each(|what| println!("removed {what}"));
+            for what in &removed {
+                println!("removed {what}");
+            }
             say::step(&format!("clean: {} things removed", removed.len()));
             Ok(())
         }

@@ -112,3 +112,18 @@ pub fn line(command: &Command) -> String {
         .map(|word| word.display().to_string());
     variables.chain(words).collect::<Vec<_>>().join(" ")
 }
+
+/// Removes what crashed runs of the emulated node left behind, and says so.
+///
+/// # Errors
+/// When their records cannot be read.
+pub fn clean_up() -> Result<()> {
+    let removed = crate::testbed::record::clean()?;
+    if !removed.is_empty() {
+        step(&format!(
+            "removed what a crashed run left behind: {}",
+            removed.join(", ")
+        ));
+    }
+    Ok(())
+}

@@ -13,7 +13,9 @@ use crate::{say, setup};
 /// At the first that fails.
 pub fn run() -> Result<()> {
     setup::ensure(false)?;
-    if !is_root() {
+    if is_root() {
+        say::clean_up()?;
+    } else {
         say::step(
             "not root: tests on the emulated node and of the programs in the kernel will say that they are skipped",
         );

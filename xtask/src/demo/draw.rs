@@ -3,11 +3,18 @@
 use crate::testbed::counters;
 use crate::testbed::{Node, Testbed};
 
+/// What a packet from a pod passes on its way out.
+const CHAINS: [&str; 3] = [
+    "PREROUTING   KUBE-SERVICES → KUBE-SVC-* → DNAT",
+    "FORWARD      KUBE-FORWARD, policy → DROP",
+    "POSTROUTING  KUBE-POSTROUTING, IP-MASQ-AGENT → SNAT",
+];
+
 /// The cluster, from the pods down to the world outside.
 pub(super) fn cluster(bed: &Testbed) -> String {
     let (node, node2) = (bed.node(), bed.node2());
-    let left = node_box(node, bed.plan().flavour.name());
-    let right = node_box(node2, "the second node");
+    let left = node_box(node, bed.plan().flavour.name(), &CHAINS);
+    let right = node_box(node2, "another node", &[]);
     let (left_width, right_width) = (width(&left), width(&right));
     let mut lines = side_by_side(&left, &right);
     let (a, b) = (left_width / 2, left_width + 3 + right_width / 2);
@@ -38,36 +45,29 @@ pub(super) fn cluster(bed: &Testbed) -> String {
 "
 }
 
-/// A node as lines of equal width.
-fn node_box(node: &Node, title: &str) -> Vec<String> {
+/// A node as lines of equal width; `chains` are the rules on a packet's way, in its order.
+fn node_box(node: &Node, title: &str, chains: &[&str]) -> Vec<String> {
     let mut rows = vec![format!(" {} ({title}) ", node.name()), String::new()];
-    for pod in node.pods() {
+    for (at, pod) in node.pods().iter().enumerate() {
         let name = format!("{}/{}", pod.namespace(), pod.name());
-        rows.push(format!(
-            "  {name:<14} {:<12} ─ {} ─┐ ",
-            pod.ip().to_string(),
-            pod.veth()
-        ));
+        let ip = pod.ip().to_string();
+        let joint = if at == 0 { '┐' } else { '┤' };
+        rows.push(format!("  {name:<14} {ip:<12} ─ {} ─{joint} ", pod.veth()));
     }
-    let bridge = counters::link(node.netns(), "cbr0").is_ok();
-    let gateway = format!("{} ", node.plan().pods.v4);
-    let indent = rows
-        .last()
-        .map_or(0, |row| row.chars().count().saturating_sub(2));
-    let hub = if bridge {
-        format!("cbr0 {gateway}─┘ ")
+    let width = rows.last().map_or(0, |row| row.chars().count());
+    let hub = if counters::link(node.netns(), "cbr0").is_ok() {
+        "cbr0"
     } else {
-        format!("routes to {gateway}─┘ ")
+        "routes to"
     };
-    rows.push(format!("{hub:>width$}", width = indent + 2));
-    rows.extend([
-        String::new(),
-        "  PREROUTING   KUBE-SERVICES → KUBE-SVC-* → DNAT ".to_owned(),
-        "  FORWARD      KUBE-FORWARD, policy → DROP ".to_owned(),
-        "  POSTROUTING  KUBE-POSTROUTING, IP-MASQ-AGENT → SNAT ".to_owned(),
-        String::new(),
-        format!("  eth0 {} ", node.ip()),
-    ]);
+    let hub = format!("{hub} {} ─┘ ", node.plan().pods.v4);
+    rows.push(format!("{hub:>width$}"));
+    rows.push(String::new());
+    rows.extend(chains.iter().map(|chain| format!("  {chain} ")));
+    if !chains.is_empty() {
+        rows.push(String::new());
+    }
+    rows.push(format!("  eth0 {} ", node.ip()));
     let width = rows
         .iter()
         .map(|row| row.chars().count())

@@ -40,6 +40,7 @@ pub fn run(options: Options) -> Result<()> {
         "the demo loads BPF programs and makes network namespaces: run it as root (`sudo -E cargo xtask demo`)"
     );
     setup::ensure(false)?;
+    say::clean_up()?;
     let binary = match options.agent {
         Some(agent) => agent,
         None => build()?,
@@ -100,7 +101,7 @@ fn emulated(binary: &std::path::Path, keep: bool) -> Result<()> {
     // Ports that send back make hairpins work on every kernel; AKS's promiscuous bridge no longer does everywhere.
     let bed = Testbed::kubenet()
         .pods(4)
-        .remote_pods(2)
+        .remote_pods(0)
         .hairpin(Hairpin::Veth)
         .build()?;
     say::step(&format!(
@@ -133,7 +134,7 @@ fn show(bed: &Testbed, binary: &std::path::Path, keep: bool) -> Result<()> {
 
     say::heading("What the node does to the shop's traffic");
     println!("{}", shop.legend());
-    while_traffic_flows(&shop, || agent.top(Some(4)))?;
+    while_traffic_flows(|| shop.round(), || agent.top(Some(4)))?;
 
     say::heading("A policy: batch may not reach db");
     let policy = PolicyRule::drop("shop/deny-batch-to-db")
@@ -145,7 +146,10 @@ fn show(bed: &Testbed, binary: &std::path::Path, keep: bool) -> Result<()> {
     say::step(&format!(
         "iptables has dropped {dropped} packets; the agent says:"
     ));
-    while_traffic_flows(&shop, || agent.top(Some(2)))?;
+    while_traffic_flows(
+        || shop.round().and_then(|()| shop.denied(2)),
+        || agent.top(Some(2)),
+    )?;
 
     say::heading("The same for Prometheus");
     let metrics = agent.get("/metrics")?;
@@ -183,13 +187,16 @@ fn show(bed: &Testbed, binary: &std::path::Path, keep: bool) -> Result<()> {
     agent.stop()
 }
 
-/// Makes rounds of the shop's traffic for as long as `watch` takes.
-fn while_traffic_flows(shop: &Shop, watch: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Makes rounds of traffic for as long as `watch` takes.
+fn while_traffic_flows(
+    round: impl Fn() -> Result<()> + Sync,
+    watch: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let traffic = scope.spawn(|| {
             while !over.load(std::sync::atomic::Ordering::SeqCst) {
-                shop.round()?;
+                round()?;
                 pause(Duration::from_millis(100));
             }
             Ok(())

@@ -30,7 +30,7 @@ impl<'a> Shop<'a> {
     /// Starts the servers and writes the services' rules.
     pub(super) fn open(bed: &'a Testbed) -> Result<Self> {
         let (frontend, web, db, batch) = (bed.pod(0), bed.pod(1), bed.pod(2), bed.pod(3));
-        let (far_web, dns_pod) = (bed.remote_pod(1), bed.remote_pod(0));
+        let (far_web, dns_pod) = (bed.add_remote_pod("web")?, bed.add_remote_pod("coredns")?);
         let near = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
         let far = TcpServer::echo(far_web.netns(), (far_web.ip(), 8080))?;
         let database = TcpServer::echo(db.netns(), (db.ip(), 5432))?;
