@@ -67,6 +67,14 @@ pub const BPF_PACKAGES: [&str; 6] = [
     "libzstd-dev",
 ];
 
+/// By what the libraries of the last four are known.
+const LLVM: [&str; 4] = [
+    "/usr/lib/llvm-22/bin/llvm-config",
+    "/usr/lib/llvm-22/lib/libPolly.a",
+    "/usr/include/zlib.h",
+    "/usr/include/zstd.h",
+];
+
 /// How packages may be installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Privilege {
@@ -85,6 +93,8 @@ pub struct Machine {
     pub missing_tools: Vec<Tool>,
     /// The compiler for the BPF object.
     pub compiler: Option<Compiler>,
+    /// Whether the libraries are there that `bpf-linker` links.
+    pub has_llvm: bool,
     /// Whether `bpf-linker` is there.
     pub has_linker: bool,
     /// Whether `rustup` is there.
@@ -107,6 +117,7 @@ impl Machine {
                 .filter(|tool| !tool.evidence.iter().any(|name| exists(name)))
                 .collect(),
             compiler: bpf::compiler(),
+            has_llvm: LLVM.iter().all(|name| exists(name)),
             has_linker: bpf::linker().is_some(),
             has_rustup: exists("rustup"),
             has_apt: exists("apt-get"),

@@ -1,5 +1,6 @@
 //! What is to be done on a machine: a pure function of what was found there.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::bpf::Compiler;
@@ -83,7 +84,8 @@ impl Plan {
             plan.bring_linker(machine, compiler.as_ref(), &mut packages);
         }
         if !packages.is_empty() {
-            packages.dedup();
+            let mut seen = BTreeSet::new();
+            packages.retain(|package| seen.insert(package.clone()));
             plan.steps.insert(0, Step::InstallPackages(packages));
         }
         plan
@@ -137,11 +139,13 @@ impl Plan {
     ) {
         match compiler {
             Some(Compiler::Nightly) => self.steps.push(Step::InstallLinkerForNightly),
+            Some(Compiler::Prebuilt(_)) if machine.has_llvm => {
+                self.steps.push(Step::InstallLinkerForPrebuilt);
+            }
             Some(Compiler::Prebuilt(_)) => {
                 let lacking: Vec<&str> =
                     BPF_PACKAGES[2..].iter().copied().filter(|package| !machine.has_package(package)).collect();
                 if lacking.is_empty() {
-                    // Those already there cost apt nothing.
                     packages.extend(BPF_PACKAGES[2..].iter().map(|package| (*package).to_owned()));
                     self.steps.push(Step::InstallLinkerForPrebuilt);
                 } else {
@@ -193,6 +197,7 @@ mod tests {
         Machine {
             missing_tools: TOOLS.to_vec(),
             compiler: None,
+            has_llvm: false,
             has_linker: false,
             has_rustup: true,
             has_apt: true,
@@ -232,6 +237,8 @@ mod tests {
         assert!(
             packages.contains(&"rustc-web".to_owned()) && packages.contains(&"iptables".to_owned())
         );
+        let once: BTreeSet<&String> = packages.iter().collect();
+        assert_eq!(once.len(), packages.len(), "each package once");
         assert_eq!(plan.missing, Vec::<String>::new());
     }
 
@@ -288,5 +295,17 @@ mod tests {
             !packages.contains(&"rustc-web".to_owned())
                 && packages.contains(&"llvm-22-dev".to_owned())
         );
+    }
+
+    #[test]
+    fn linker_is_built_without_privilege_where_its_libraries_are() {
+        let machine = Machine {
+            missing_tools: Vec::new(),
+            compiler: Some(Compiler::Prebuilt("/usr/bin/rustc".into())),
+            has_llvm: true,
+            privilege: Privilege::None,
+            ..fresh()
+        };
+        assert_eq!(Plan::of(&machine).steps, [Step::InstallLinkerForPrebuilt]);
     }
 }
