@@ -4,7 +4,7 @@
 //! the median of the rounds.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -84,55 +84,58 @@ pub fn run(agent: Option<PathBuf>) -> Result<()> {
     ];
     say::heading(&format!("Medians of {ROUNDS} pairs"));
     for measure in &measures {
-        (measure.run)()?;
-        let (mut without, mut with) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            say::check()?;
-            without.push((measure.run)()?);
-            let mut child = bed.node().netns().spawn(
-                bed.node()
-                    .netns()
-                    .command_with_sysfs(&agent)
-                    .args([
-                        "run",
-                        "--listen",
-                        "127.0.0.1:9435",
-                        "--uplink",
-                        "eth0",
-                        "--socket",
-                    ])
-                    .arg(bed.node().root().join("bench.sock"))
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::null()),
-            )?;
-            std::thread::sleep(Duration::from_millis(1500));
-            ensure!(
-                child.try_wait()?.is_none(),
-                "the agent does not run: try `cargo xtask demo`, which shows why"
-            );
-            let rate = (measure.run)();
-            nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(child.id().cast_signed()),
-                nix::sys::signal::Signal::SIGTERM,
-            )?;
-            child.wait()?;
-            with.push(rate?);
-        }
-        // The ratio is taken within each pair, so that a machine that slows down in between does not tell.
-        let ratio = median(
-            without
-                .iter()
-                .zip(&with)
-                .map(|(without, with)| with / without)
-                .collect(),
-        );
-        let (without, with) = (median(without), median(with));
-        let Measure { name, unit, .. } = measure;
-        println!(
-            "  {name:<32} {without:>12.1} {unit} without, {with:>12.1} with: {:.3}",
-            ratio
-        );
+        compare(measure, &bed, &agent)?;
     }
+    Ok(())
+}
+
+/// Measures pairs without and with the agent, and prints a row.
+fn compare(measure: &Measure<'_>, bed: &Testbed, agent: &Path) -> Result<()> {
+    (measure.run)()?;
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        say::check()?;
+        without.push((measure.run)()?);
+        let mut child = bed.node().netns().spawn(
+            bed.node()
+                .netns()
+                .command_with_sysfs(agent)
+                .args([
+                    "run",
+                    "--listen",
+                    "127.0.0.1:9435",
+                    "--uplink",
+                    "eth0",
+                    "--socket",
+                ])
+                .arg(bed.node().root().join("bench.sock"))
+                .stdout(Stdio::null())
+                .stderr(Stdio::null()),
+        )?;
+        std::thread::sleep(Duration::from_millis(1500));
+        ensure!(
+            child.try_wait()?.is_none(),
+            "the agent does not run: try `cargo xtask demo`, which shows why"
+        );
+        let rate = (measure.run)();
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(child.id().cast_signed()),
+            nix::sys::signal::Signal::SIGTERM,
+        )?;
+        child.wait()?;
+        with.push(rate?);
+    }
+    // The ratio is taken within each pair, so that a machine that slows down in between does not tell.
+    let ratio = median(
+        without
+            .iter()
+            .zip(&with)
+            .map(|(without, with)| with / without)
+            .collect(),
+    );
+    let (without, with) = (median(without), median(with));
+    let Measure { name, unit, .. } = measure;
+    println!("  {name:<32} {without:>12.1} {unit} without, {with:>12.1} with: {ratio:.3}");
     Ok(())
 }
 

@@ -88,6 +88,10 @@ pub enum Privilege {
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own: there or not"
+)]
 pub struct Machine {
     /// The tools of [`TOOLS`] that are not there.
     pub missing_tools: Vec<Tool>,
