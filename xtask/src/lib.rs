@@ -3,4 +3,18 @@
 //! [`testbed`] is the part they use most: a Kubernetes node of network namespaces, wired by real CNI plugins
 //! and real iptables rules, with real traffic of known counts.
 
+// What building and testing needs, found or installed.
+pub mod setup;
+
+// How commands are run and told about.
+pub mod say;
+
+// The emulated node.
 pub mod testbed;
+
+// The two commands people run, and the one that measures.
+pub mod demo;
+
+pub mod suite;
+
+pub mod bench;

@@ -1,2 +1,71 @@
-//! `cargo xtask`.
-fn main() {}
+//! `cargo xtask TASK`: setup, demo, test, bench, clean.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use xtask::{bench, demo, say, setup, suite, testbed};
+
+/// Development tasks of aksnet.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Find or install what building and testing needs
+    Setup,
+    /// Emulate an AKS node, run the agent on it, and show what it says
+    Demo {
+        /// Go on with traffic until Ctrl-C
+        #[arg(long)]
+        keep: bool,
+        /// Run on this machine's own interfaces, with no emulation
+        #[arg(long, conflicts_with = "keep")]
+        live: bool,
+        /// An agent that is built already
+        #[arg(long, value_name = "PATH")]
+        agent: Option<PathBuf>,
+    },
+    /// Formatting, lints and all tests
+    Test,
+    /// What the agent costs a node's traffic
+    Bench {
+        /// An agent that is built already
+        #[arg(long, value_name = "PATH")]
+        agent: Option<PathBuf>,
+    },
+    /// Remove what crashed runs of the emulated node left behind, by its recorded names
+    Clean,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{} {error:#}", say::red("error:"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Setup => setup::ensure(true),
+        Task::Demo { keep, live, agent } => demo::run(demo::Options { agent, keep, live }),
+        Task::Test => suite::run(),
+        Task::Bench { agent } => bench::run(agent),
+        Task::Clean => {
+            let removed = testbed::record::clean()?;
+            for what in &removed {
+                println!("removed {what}");
+            }
+            say::step(&format!("clean: {} things removed", removed.len()));
+            Ok(())
+        }
+    }
+}

@@ -1,15 +1,21 @@
 //! The emulated node behaves as a real one: every row of traffic that the agent is to recognise is translated,
 //! routed and dropped here as DOMAIN knowledge says, judged by the kernel's own counters.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
 use xtask::testbed::bed::is_root;
-use xtask::testbed::counters::ConntrackEntry;
+use xtask::testbed::cni::HostPort;
+use xtask::testbed::counters::{self, ConntrackEntry};
+use xtask::testbed::frame::{Frame, Packet, parse_mac, sctp_init};
+use xtask::testbed::hash::azure_veth;
+use xtask::testbed::record;
 use xtask::testbed::traffic::{
-    Connect, Ping, ShortConnections, Tcp, TcpServer, Udp, UdpServer, connect,
+    Connect, FrameSocket, Ping, RawIp, ShortConnections, Tcp, TcpServer, Udp, UdpServer, connect,
 };
 use xtask::testbed::{Backend, Builder, Family, Hairpin, PolicyRule, Service, Testbed, Verdict};
 
@@ -498,5 +504,169 @@ fn nothing_is_left_after_drop_and_the_root_namespace_is_untouched() -> Result<()
     assert_eq!(left("/run/netns"), Vec::<String>::new());
     assert_eq!(left("/run/aksnet-testbed"), Vec::<String>::new());
     assert_eq!((interfaces()?, forwarding()?), before);
+    Ok(())
+}
+
+#[test]
+fn odd_frames_arrive_as_they_were_sent() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::kubenet().dual_stack(true).build()?;
+    let (client, web) = (bed.pod(0), bed.pod(1));
+    for family in bed.families() {
+        let server = UdpServer::echo(web.netns(), (web.ip_of(family), 53))?;
+        // Three fragments each way, made by the kernel.
+        Udp::to(server.address())
+            .datagrams(4)
+            .size(4000)
+            .run(client.netns())?;
+        assert_eq!((server.datagrams(), server.bytes()), (4, 16_000));
+        // Protocols without a socket at the other end: the node forwards them by their number.
+        for (protocol, payload) in [(132, sctp_init(4000, 3868)), (253, vec![0; 40])] {
+            let before = bed.node().link(web.veth())?.tx_packets;
+            let raw = RawIp::open(client.netns(), web.ip_of(family), protocol)?;
+            for _ in 0..5 {
+                raw.send(&payload)?;
+            }
+            bed.settle()?;
+            let after = bed.node().link(web.veth())?.tx_packets;
+            assert!(
+                after >= before + 5,
+                "protocol {protocol}: {before} then {after}"
+            );
+        }
+    }
+
+    // A datagram in hand-made fragments, and one in a VLAN that the bridge does not filter.
+    let own = parse_mac(&counters::link(client.netns(), "eth0")?.mac).expect("eth0 has an address");
+    let peer = parse_mac(&counters::link(web.netns(), "eth0")?.mac).expect("eth0 has an address");
+    let server = UdpServer::echo(web.netns(), (web.ip(), 9000))?;
+    let packet =
+        Packet::udp((client.ip(), 7000).into(), server.address(), &[7; 100]).identification(77);
+    let wire = FrameSocket::open(client.netns(), "eth0")?;
+    for fragment in packet.fragments(48) {
+        wire.send(&Frame::new(own, peer, fragment).build())?;
+    }
+    let before = bed.node().link(client.veth())?.rx_packets;
+    wire.send(&Frame::new(own, peer, packet).vlan(5).build())?;
+    bed.settle()?;
+    assert_eq!(server.datagrams(), 1, "the fragments make one datagram");
+    assert!(bed.node().link(client.veth())?.rx_packets > before);
+    Ok(())
+}
+
+#[test]
+fn host_port_leads_to_its_pod() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::kubenet().build()?;
+    let port = HostPort {
+        host: 8443,
+        container: 8080,
+        udp: false,
+    };
+    let pod = bed.add_pod_with_ports("ingress", &[port])?;
+    let server = TcpServer::echo(pod.netns(), (pod.ip(), 8080))?;
+    Tcp::to((bed.node().ip(), 8443)).run(bed.outside())?;
+    assert_eq!(server.peers()[0].ip(), bed.outside_ip());
+    bed.delete_pod("ingress")
+}
+
+#[test]
+fn azure_veths_are_named_after_their_pods() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::azure_overlay().build()?;
+    let pod = bed.pod(0);
+    assert_eq!(pod.veth(), azure_veth("shop", "frontend"));
+    let link = bed.node().link(pod.veth())?;
+    assert_eq!(link.mac, "aa:aa:aa:aa:aa:aa");
+    let routes = bed
+        .node()
+        .netns()
+        .output("ip", ["route", "show", "dev", pod.veth()])?;
+    assert!(routes.contains(&pod.ip().to_string()));
+    Ok(())
+}
+
+#[test]
+fn service_keeps_counters_of_others_when_it_changes() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::kubenet().build()?;
+    let (client, web) = (bed.pod(0), bed.pod(1));
+    bed.add_policy(
+        PolicyRule::drop("counted")
+            .from(client.ip())
+            .to(bed.vm_ip())
+            .udp(9),
+    )?;
+    Udp::to((bed.vm_ip(), 9))
+        .datagrams(7)
+        .unanswered()
+        .run(client.netns())?;
+    let server = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
+    let service =
+        bed.add_service(Service::cluster_ip("shop", "web", 80).endpoints([server.address()]))?;
+    Tcp::to(service.address()).run(client.netns())?;
+    bed.remove_service("shop", "web")?;
+    assert_eq!(bed.node().rule_packets("counted")?, 7);
+    let gone = service.svc_chain();
+    assert!(
+        !bed.node()
+            .rules(Family::V4)?
+            .iter()
+            .any(|rule| rule.chain == gone)
+    );
+    Ok(())
+}
+
+/// Not a test of its own: the process that [`crash_is_cleaned_by_exactly_its_names`] kills.
+#[test]
+fn held_until_killed() -> Result<()> {
+    if std::env::var_os("AKSNET_HOLD_TESTBED").is_none() {
+        return Ok(());
+    }
+    let bed = Testbed::kubenet().pods(1).remote_pods(0).build()?;
+    let _sleeper = bed
+        .node()
+        .netns()
+        .spawn(bed.node().netns().command("sleep").arg("60"))?;
+    println!("prefix={}", bed.prefix());
+    std::thread::sleep(Duration::from_mins(1));
+    Ok(())
+}
+
+#[test]
+fn crash_is_cleaned_by_exactly_its_names() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let mut holder = Command::new(std::env::current_exe()?)
+        .args(["--exact", "held_until_killed", "--nocapture"])
+        .env("AKSNET_HOLD_TESTBED", "1")
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let output = BufReader::new(holder.stdout.take().expect("it is piped"));
+    let prefix = output
+        .lines()
+        .map_while(Result::ok)
+        .find_map(|line| Some(line.split_once("prefix=")?.1.to_owned()));
+    let prefix = prefix.expect("the holder says its prefix");
+    let node = format!("{prefix}-node");
+    assert!(std::path::Path::new("/run/netns").join(&node).exists());
+    assert!(
+        !record::clean()?.iter().any(|what| what.contains(&prefix)),
+        "its owner is alive"
+    );
+
+    let own = Testbed::kubenet().pods(0).remote_pods(0).build()?;
+    holder.kill()?;
+    holder.wait()?;
+    let removed = record::clean()?;
+    assert!(removed.contains(&format!("namespace {node}")));
+    assert!(
+        removed.iter().any(|what| what.starts_with("process ")),
+        "its child too: {removed:?}"
+    );
+    assert!(
+        !removed.iter().any(|what| what.contains(own.prefix())),
+        "and nothing of a living one"
+    );
+    assert!(!std::path::Path::new("/run/netns").join(&node).exists());
     Ok(())
 }

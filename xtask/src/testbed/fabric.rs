@@ -22,6 +22,8 @@ pub fn prepare(netns: &Netns, dual_stack: bool) -> Result<()> {
     netns.sysctl("net.ipv4.conf.default.rp_filter", "0")?;
     netns.sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
     netns.sysctl("net.ipv4.tcp_max_tw_buckets", "262144")?;
+    // Bridges join a link-local group, and their reports would blur counts of packets at random times.
+    netns.sysctl("net.ipv4.igmp_link_local_mcast_reports", "0")?;
     for scope in ["all", "default"] {
         if dual_stack {
             netns.sysctl(&format!("net.ipv6.conf.{scope}.accept_dad"), "0")?;

@@ -208,6 +208,36 @@ impl Packet {
     }
 }
 
+/// An SCTP packet that opens an association (INIT), from its common header on: such that connection tracking takes it
+/// as new.
+#[must_use]
+pub fn sctp_init(source_port: u16, destination_port: u16) -> Vec<u8> {
+    let mut packet: Vec<u8> = [source_port, destination_port]
+        .iter()
+        .flat_map(|port| port.to_be_bytes())
+        .collect();
+    // Verification tag and checksum.
+    packet.extend([0; 8]);
+    // INIT, no flags, 20 octets: tag, window, streams out and in, first sequence number.
+    packet.extend([1, 0, 0, 20]);
+    packet.extend(0x0a0b_0c0d_u32.to_be_bytes());
+    packet.extend(65_536_u32.to_be_bytes());
+    packet.extend([0, 10, 0, 10]);
+    packet.extend(1_u32.to_be_bytes());
+    let sum = crc32c(&packet);
+    packet[8..12].copy_from_slice(&sum.to_le_bytes());
+    packet
+}
+
+/// CRC-32C (Castagnoli), which SCTP has for a checksum.
+fn crc32c(octets: &[u8]) -> u32 {
+    !octets.iter().fold(u32::MAX, |crc, octet| {
+        (0..8).fold(crc ^ u32::from(*octet), |crc, _| {
+            (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 }
+        })
+    })
+}
+
 /// The checksum of UDP, TCP and ICMPv6: over a pseudo header and the segment.
 #[must_use]
 pub fn transport_checksum(
@@ -271,6 +301,11 @@ mod tests {
             .vlan(6)
             .build();
         assert_eq!(frame[12..22], [0x88, 0xa8, 0, 5, 0x81, 0, 0, 6, 8, 0]);
+    }
+
+    #[test]
+    fn crc32c_has_its_check_value() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
     }
 
     #[test]

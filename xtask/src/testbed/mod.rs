@@ -50,6 +50,8 @@ pub mod policy;
 pub mod iptables;
 
 // The whole, and what is done with it.
+pub mod builder;
+
 pub mod bed;
 
 pub mod offload;
@@ -60,7 +62,8 @@ pub mod traffic;
 
 pub mod counters;
 
-pub use bed::{Builder, Testbed};
+pub use bed::Testbed;
+pub use builder::Builder;
 pub use cni::Hairpin;
 pub use iptables::Backend;
 pub use netns::Netns;

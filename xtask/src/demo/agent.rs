@@ -1,0 +1,176 @@
+//! The demo's *agent*: the real binary as a child, told what to do by its real command line, asked by HTTP.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::say;
+use crate::testbed::Netns;
+
+/// How long the agent may take to be ready.
+const START: Duration = Duration::from_secs(10);
+
+/// How long it may take to end; it promises two seconds.
+const END: Duration = Duration::from_secs(3);
+
+/// A running agent. Dropping it ends it.
+pub(super) struct Agent<'a> {
+    netns: Option<&'a Netns>,
+    binary: PathBuf,
+    socket: PathBuf,
+    log: PathBuf,
+    address: SocketAddr,
+    child: Mutex<Child>,
+}
+
+impl<'a> Agent<'a> {
+    /// Starts it in a namespace, or on this machine itself, and waits until it is ready.
+    pub(super) fn start(
+        netns: Option<&'a Netns>,
+        binary: &Path,
+        directory: &Path,
+        listen: &str,
+        flags: &[&str],
+    ) -> Result<Self> {
+        let (socket, log) = (directory.join("agent.sock"), directory.join("agent.log"));
+        let mut command = netns.map_or_else(
+            || Command::new(binary),
+            |netns| netns.command_with_sysfs(binary),
+        );
+        command
+            .args(["run", "--listen", listen, "--socket"])
+            .arg(&socket)
+            .args(flags);
+        let file = std::fs::File::create(&log)?;
+        command.stdout(file.try_clone()?).stderr(file);
+        println!("{}", say::dim(&format!("$ {}", say::line(&command))));
+        let child = match netns {
+            Some(netns) => netns.spawn(&mut command)?,
+            None => command.spawn().context("cannot start the agent")?,
+        };
+        let agent = Self {
+            netns,
+            binary: binary.to_owned(),
+            socket,
+            log,
+            address: listen.parse()?,
+            child: child.into(),
+        };
+        agent.await_ready()?;
+        Ok(agent)
+    }
+
+    fn await_ready(&self) -> Result<()> {
+        let deadline = Instant::now() + START;
+        loop {
+            say::check()?;
+            if let Some(status) = self.child().try_wait()? {
+                bail!(
+                    "the agent ended at once ({status}) and said:\n{}",
+                    self.last_words()
+                );
+            }
+            if self.get("/ready").is_ok() {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the agent is not ready after {START:?}; it said:\n{}",
+                self.last_words()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// The socket that `top` reads.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Shows its live rows, so many looks at one second each, or one.
+    pub(super) fn top(&self, looks: Option<u32>) -> Result<()> {
+        let count = looks.unwrap_or(1).to_string();
+        let mut command = self.netns.map_or_else(
+            || Command::new(&self.binary),
+            |netns| netns.command_with_sysfs(&self.binary),
+        );
+        command
+            .args([
+                "top",
+                "--raw",
+                "--interval",
+                "1",
+                "--count",
+                &count,
+                "--socket",
+            ])
+            .arg(&self.socket);
+        say::run(&mut command)
+    }
+
+    /// What it answers at a path.
+    pub(super) fn get(&self, path: &str) -> Result<String> {
+        let ask = || -> Result<String> {
+            let mut stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(1))?;
+            stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+            write!(stream, "GET {path} HTTP/1.0\r\nHost: node\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            let (head, body) = answer
+                .split_once("\r\n\r\n")
+                .context("the agent does not speak HTTP")?;
+            let status = head.lines().next().unwrap_or_default();
+            ensure!(status.contains(" 200"), "{path}: {status}");
+            Ok(body.to_owned())
+        };
+        match self.netns {
+            Some(netns) => netns.run(ask),
+            None => ask(),
+        }
+    }
+
+    /// Ends it as Kubernetes would, and checks that it ends well.
+    pub(super) fn stop(&self) -> Result<()> {
+        let mut child = self.child();
+        let start = Instant::now();
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;
+        while start.elapsed() < END {
+            if let Some(status) = child.try_wait()? {
+                ensure!(
+                    status.success(),
+                    "the agent ended with {status} and said:\n{}",
+                    self.last_words()
+                );
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child.kill()?;
+        bail!("the agent did not end within {END:?} of SIGTERM")
+    }
+}
+
+impl Drop for Agent<'_> {
+    fn drop(&mut self) {
+        if matches!(self.child().try_wait(), Ok(None)) {
+            let _ = self.stop();
+        }
+    }
+}

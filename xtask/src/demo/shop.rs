@@ -1,0 +1,168 @@
+//! The demo's *shop*: pods with workload names, services between them, and rounds of traffic of every kind that a
+//! node translates.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::testbed::traffic::{Ping, Tcp, TcpServer, Udp, UdpServer, connect};
+use crate::testbed::{Pod, Service, Testbed};
+
+/// Servers, services and addresses of the shop.
+pub(super) struct Shop<'a> {
+    bed: &'a Testbed,
+    frontend: Arc<Pod>,
+    web: Arc<Pod>,
+    pub(super) db: Arc<Pod>,
+    pub(super) batch: Arc<Pod>,
+    far: TcpServer,
+    database: TcpServer,
+    internet: TcpServer,
+    web_service: Service,
+    dns_service: Service,
+    balanced: Service,
+    /// Servers that are reached through services only: they run for as long as the shop is open.
+    _behind_services: (TcpServer, UdpServer),
+}
+
+impl<'a> Shop<'a> {
+    /// Starts the servers and writes the services' rules.
+    pub(super) fn open(bed: &'a Testbed) -> Result<Self> {
+        let (frontend, web, db, batch) = (bed.pod(0), bed.pod(1), bed.pod(2), bed.pod(3));
+        let (far_web, dns_pod) = (bed.add_remote_pod("web")?, bed.add_remote_pod("coredns")?);
+        let near = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
+        let far = TcpServer::echo(far_web.netns(), (far_web.ip(), 8080))?;
+        let database = TcpServer::echo(db.netns(), (db.ip(), 5432))?;
+        let dns = UdpServer::echo(dns_pod.netns(), (dns_pod.ip(), 53))?;
+        let internet = TcpServer::echo(bed.outside(), (bed.outside_ip(), 443))?;
+        let both = [near.address(), far.address()];
+        let web_service = bed.add_service(
+            Service::cluster_ip("shop", "web", 80)
+                .port_name("http")
+                .endpoints(both),
+        )?;
+        let dns_service = bed.add_service(
+            Service::cluster_ip("kube-system", "kube-dns", 53)
+                .port_name("dns")
+                .udp()
+                .endpoints([dns.address()]),
+        )?;
+        let balanced = bed.add_service(
+            Service::load_balancer("shop", "storefront", 80, 30_080, bed.frontend_ip())
+                .endpoints([near.address()]),
+        )?;
+        Ok(Self {
+            bed,
+            frontend,
+            web,
+            db,
+            batch,
+            far,
+            database,
+            internet,
+            web_service,
+            dns_service,
+            balanced,
+            _behind_services: (near, dns),
+        })
+    }
+
+    /// What flows, in words.
+    pub(super) fn legend(&self) -> String {
+        let rows = [
+            (
+                "frontend → db",
+                self.database.address().to_string(),
+                "pod to pod on this node",
+            ),
+            (
+                "frontend → far web",
+                self.far.address().to_string(),
+                "pod to pod across nodes",
+            ),
+            (
+                "frontend → web",
+                self.web_service.address().to_string(),
+                "ClusterIP: destination translated",
+            ),
+            (
+                "frontend → kube-dns",
+                self.dns_service.address().to_string(),
+                "ClusterIP over UDP",
+            ),
+            (
+                "web → web",
+                self.web_service.address().to_string(),
+                "hairpin: both ends translated",
+            ),
+            (
+                "batch → internet",
+                self.internet.address().to_string(),
+                "source translated to the node's",
+            ),
+            (
+                "internet → storefront",
+                self.balanced.frontend().to_string(),
+                "load balancer: both ends translated",
+            ),
+            (
+                "internet → node port",
+                format!("{}:30080", self.bed.node().ip()),
+                "the same by the node's port",
+            ),
+            (
+                "batch → internet",
+                self.bed.outside_ip().to_string(),
+                "ping",
+            ),
+        ];
+        rows.map(|(who, to, what)| format!("  {who:<22} {to:<22} {what}"))
+            .join("\n")
+    }
+
+    /// One round of each kind.
+    pub(super) fn round(&self) -> Result<()> {
+        let client = self.frontend.netns();
+        Tcp::to(self.database.address()).bytes(4_000).run(client)?;
+        Tcp::to(self.far.address()).bytes(2_000).run(client)?;
+        Tcp::to(self.web_service.address())
+            .connections(4)
+            .bytes(1_500)
+            .run(client)?;
+        Udp::to(self.dns_service.address())
+            .datagrams(5)
+            .size(64)
+            .run(client)?;
+        // The service picks an endpoint at random: half of these are hairpins.
+        Tcp::to(self.web_service.address())
+            .connections(2)
+            .bytes(500)
+            .run(self.web.netns())?;
+        Tcp::to(self.internet.address())
+            .bytes(20_000)
+            .run(self.batch.netns())?;
+        Tcp::to(self.balanced.frontend())
+            .bytes(3_000)
+            .run(self.bed.outside())?;
+        Tcp::to((self.bed.node().ip(), 30_080))
+            .bytes(800)
+            .run(self.bed.outside())?;
+        Ping::to(self.bed.outside_ip())
+            .count(2)
+            .run(self.batch.netns())?;
+        Ok(())
+    }
+
+    /// So many attempts of batch to reach db, after a policy denies it.
+    pub(super) fn denied(&self, attempts: u32) -> Result<()> {
+        for _ in 0..attempts {
+            connect(
+                self.batch.netns(),
+                self.database.address(),
+                Duration::from_millis(20),
+            )?;
+        }
+        Ok(())
+    }
+}
