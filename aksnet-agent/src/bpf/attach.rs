@@ -10,7 +10,7 @@ use aya::{
     Ebpf,
     maps::MapData,
     programs::{
-        BtfTracePoint, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        BtfTracePoint, Link as _, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError},
     },
 };
@@ -58,8 +58,7 @@ pub struct Target {
 }
 
 struct Attached {
-    /// Dropping them detaches.
-    _links: [SchedClassifierLink; 2],
+    links: [SchedClassifierLink; 2],
     programs: [&'static str; 2],
     watched: Vec<u32>,
 }
@@ -181,7 +180,7 @@ impl Attacher {
         self.attached.insert(
             target.index,
             Attached {
-                _links: links,
+                links,
                 programs,
                 watched,
             },
@@ -195,6 +194,12 @@ impl Attacher {
         let Some(attached) = self.attached.remove(&index) else {
             return;
         };
+        for link in attached.links {
+            if let Err(error) = link.detach() {
+                // The interface is gone with its filters, or somebody removed ours: either way it is detached.
+                tracing::debug!(index, error = text(&error), "a link was gone already");
+            }
+        }
         for index in attached.watched {
             if let Some(users) = self.watchers.get_mut(&index) {
                 *users -= 1;
@@ -367,4 +372,10 @@ fn text(error: &(dyn std::error::Error + 'static)) -> String {
         cause = e.source();
     }
     text
+}
+
+impl Drop for Attacher {
+    fn drop(&mut self) {
+        self.detach_all();
+    }
 }

@@ -9,8 +9,9 @@ use aksnet_agent::{
     bpf::{LoadOptions, attach::AttachMode},
     collect::source::Source as _,
 };
-use aksnet_common::{cell, flow::SpillStats, stats::Role};
+use aksnet_common::{cell, flow::SpillStats};
 use anyhow::Result;
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use xtask::testbed::{
     Testbed,
     traffic::{ShortConnections, Tcp, TcpServer, Udp, UdpServer},
@@ -223,7 +224,11 @@ fn filters_that_a_killed_agent_left_are_replaced_and_never_stacked() -> Result<(
             assert_eq!(shown.matches("direct-action").count(), 1, "{shown}");
         }
     }
-    drop(watch);
+    // Filters go by interface index, so they are removed where the interfaces are.
+    bed.node().netns().run(move || {
+        drop(watch);
+        Ok(())
+    })?;
     let shown = bed
         .node()
         .netns()
@@ -233,29 +238,32 @@ fn filters_that_a_killed_agent_left_are_replaced_and_never_stacked() -> Result<(
 }
 
 #[test]
-fn tcx_links_end_with_their_agent() -> Result<()> {
+fn tcx_programs_are_first_in_order_and_end_with_their_agent() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     let bed = Testbed::kind().build()?;
-    let client = bed.pod(0);
-    let shown = || {
-        bed.node()
-            .netns()
-            .output("bpftool", ["net", "show", "dev", client.veth()])
+    let veth = bed.pod(0).veth().to_owned();
+    let order = |at| -> Result<Vec<u32>> {
+        bed.node().netns().run(|| {
+            let (_, programs) = SchedClassifier::query_tcx(&veth, at)?;
+            Ok(programs.iter().map(ProgramInfo::id).collect())
+        })
     };
-    let watch = Watch::start(&bed, LoadOptions::default())?;
-    if watch.attacher.mode() != AttachMode::Tcx {
+    let older = Watch::start(&bed, LoadOptions::default())?;
+    if older.attacher.mode() != AttachMode::Tcx {
         println!("skipped: this kernel has no tcx");
         return Ok(());
     }
-    let text = shown()?;
-    assert!(
-        text.contains("aksnet_enter_po") && text.contains("aksnet_exit_pod"),
-        "{text}"
-    );
-    let roles = [Role::Pod, Role::Uplink];
-    assert_eq!(roles.len(), Role::ALL.len());
-    drop(watch);
-    let text = shown()?;
-    assert!(!text.contains("aksnet"), "{text}");
+    for at in [TcAttachType::Ingress, TcAttachType::Egress] {
+        let alone = order(at)?;
+        assert_eq!(alone.len(), 1);
+        let newer = Watch::start(&bed, LoadOptions::default())?;
+        let both = order(at)?;
+        assert_eq!(both.len(), 2);
+        assert_eq!(both[1..], alone, "the one that comes later goes first");
+        drop(newer);
+        assert_eq!(order(at)?, alone);
+    }
+    drop(older);
+    assert!(order(TcAttachType::Ingress)?.is_empty());
     Ok(())
 }
