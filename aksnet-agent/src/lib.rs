@@ -1,9 +1,21 @@
 //! The agent of aksnet, in the order in which a packet's counts flow through it.
 
+// 0. What it is told, and how it ends when it cannot do that.
+pub mod cli;
+
+pub mod config;
+
+pub mod exit;
+
+pub mod logging;
+
+pub mod preflight;
+
 // 1. The kernel side: loads the programs, attaches them, hands out their maps.
 pub mod bpf;
 
 // 2. What this node is: interfaces, routes, addresses.
+pub mod node;
 
 // 3. Maps to flow deltas.
 pub mod collect;
