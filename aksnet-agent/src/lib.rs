@@ -4,6 +4,7 @@
 pub mod bpf;
 
 // 2. What this node is: interfaces, routes, addresses.
+pub mod plan;
 
 // 3. Maps to flow deltas.
 pub mod collect;
