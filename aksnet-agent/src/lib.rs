@@ -17,5 +17,7 @@ pub mod bpf;
 // 2. What this node is: interfaces, routes, addresses.
 pub mod node;
 
+pub mod plan;
+
 // 3. Maps to flow deltas.
 pub mod collect;
