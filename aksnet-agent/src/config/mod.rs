@@ -39,6 +39,8 @@ pub struct Config {
     pub pod_interface: Vec<Pattern>,
     /// How programs are attached.
     pub attach: Attach,
+    /// This node's name in Kubernetes; empty: the host name.
+    pub node_name: String,
     /// Where pods live.
     pub pod_cidr: Vec<IpNet>,
     /// Where services' virtual addresses live.
@@ -85,6 +87,7 @@ impl Default for Config {
             uplink: Vec::new(),
             pod_interface: Vec::new(),
             attach: Attach::Auto,
+            node_name: String::new(),
             pod_cidr: Vec::new(),
             service_cidr: Vec::new(),
             node_cidr: Vec::new(),

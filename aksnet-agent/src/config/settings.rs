@@ -159,6 +159,15 @@ pub static SETTINGS: &[Setting] = &[
         |c| vec![c.attach.name().to_owned()]
     ),
     setting!(
+        node_name,
+        "NAME",
+        One,
+        PLAN,
+        "This node's name in Kubernetes; else the host name",
+        |v| v[0].clone(),
+        |c| vec![c.node_name.clone()]
+    ),
+    setting!(
         pod_cidr,
         "CIDR",
         Many,
