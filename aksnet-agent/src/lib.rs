@@ -19,5 +19,21 @@ pub mod node;
 
 pub mod plan;
 
+pub mod attachments;
+
 // 3. Maps to flow deltas.
 pub mod collect;
+
+// 6. How it is doing, over HTTP and over the local socket.
+pub mod board;
+
+pub mod admin;
+
+pub mod socket;
+
+// All of it, wired: the life from start to end.
+pub mod agent;
+
+pub mod commands;
+
+pub mod wiring;

@@ -29,9 +29,9 @@ pub struct Changes {
 /// Compares. `deleted`: indices whose device was deleted in between: an index or a name that was used again
 /// is not the interface that programs are attached to.
 #[must_use]
-pub fn changes<'a>(
-    now: impl IntoIterator<Item = &'a Interface>,
-    wanted: impl IntoIterator<Item = &'a Interface>,
+pub fn changes<'n, 'w>(
+    now: impl IntoIterator<Item = &'n Interface>,
+    wanted: impl IntoIterator<Item = &'w Interface>,
     deleted: &BTreeSet<u32>,
 ) -> Changes {
     let now: BTreeMap<u32, &Interface> = now.into_iter().map(|i| (i.index, i)).collect();
