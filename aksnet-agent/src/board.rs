@@ -16,7 +16,7 @@ use crate::{
     node::Node,
 };
 
-/// A life that has not turned for so long is stuck.
+/// A life that has not turned for so long beyond its interval is stuck.
 const STUCK: Duration = Duration::from_secs(30);
 
 /// Why the agent is not ready yet, or any more.
@@ -43,6 +43,7 @@ struct Posted {
 pub struct Board {
     started: Instant,
     config: Value,
+    stuck: Duration,
     posted: Mutex<Posted>,
 }
 
@@ -54,6 +55,7 @@ impl Board {
         Self {
             started: now,
             config: effective.to_json(),
+            stuck: STUCK + effective.config.interval,
             posted: Mutex::new(Posted {
                 readiness: Readiness::Waiting("starting".to_owned()),
                 beat: now,
@@ -120,7 +122,7 @@ impl Board {
     /// Says for how long it has not.
     pub fn alive(&self) -> Result<(), String> {
         let still = self.posted().beat.elapsed();
-        if still < STUCK {
+        if still < self.stuck {
             Ok(())
         } else {
             Err(format!(

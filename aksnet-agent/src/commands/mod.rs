@@ -15,10 +15,13 @@ use crate::exit::{Exit, Failure, OrExit};
 pub fn stop_signal() -> Result<impl Future<Output = &'static str>, Failure> {
     let mut term = signal(SignalKind::terminate()).or_exit(Exit::Os)?;
     let mut int = signal(SignalKind::interrupt()).or_exit(Exit::Os)?;
+    // The terminal was closed: by default that would kill the agent before it has detached.
+    let mut hup = signal(SignalKind::hangup()).or_exit(Exit::Os)?;
     Ok(async move {
         tokio::select! {
             _ = term.recv() => "SIGTERM",
             _ = int.recv() => "SIGINT",
+            _ = hup.recv() => "SIGHUP",
         }
     })
 }

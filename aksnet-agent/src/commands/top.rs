@@ -13,7 +13,7 @@ use crate::{
     agent::{Agent, Load},
     board::Board,
     cli::Top,
-    commands::stop_signal,
+    commands::{run::Deadline, runtime, stop_signal},
     config::Effective,
     exit::{Exit, Failure, OrExit},
     preflight,
@@ -62,7 +62,7 @@ pub fn top(
     // Rows are no fresher than the sweeps.
     let config = &mut effective.config;
     config.interval = config.interval.min(query.interval());
-    crate::commands::runtime()?.block_on(alone(&effective, &query, printer, load))
+    runtime()?.block_on(alone(&effective, &query, printer, load))
 }
 
 /// With programs of its own.
@@ -97,7 +97,7 @@ async fn alone(
         }
     });
     let ended = ended.await;
-    crate::commands::run::end_by(Duration::from_secs(2));
+    let _deadline = Deadline::after(Duration::from_secs(2));
     agent.end();
     ended?
 }

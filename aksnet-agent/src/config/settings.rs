@@ -285,7 +285,7 @@ pub static SETTINGS: &[Setting] = &[
         "true|false",
         Switch,
         DATAPATH,
-        "Has the kernel account the run time of BPF programs while the agent runs (costs each run some 20 ns)",
+        "Has the kernel account the run time of BPF programs while the agent runs; makes each run dearer",
         |v| value::flag(&v[0])?,
         |c| vec![c.bpf_stats.to_string()]
     ),
@@ -389,5 +389,36 @@ mod tests {
             (setting.set)(&mut config, &written).unwrap_or_else(|e| panic!("{}: {e}", setting.key));
         }
         assert_eq!(config, Config::default());
+    }
+
+    /// A setting's row in `docs/configuration.md`.
+    fn row(setting: &Setting) -> String {
+        let default = (setting.get)(&Config::default()).join(",");
+        let default = if default.is_empty() {
+            String::new()
+        } else {
+            format!("`{default}`")
+        };
+        let many = if setting.arity == Arity::Many {
+            " (list)"
+        } else {
+            ""
+        };
+        let value = setting.value_name.replace('|', "\\|");
+        let help = setting.help;
+        format!(
+            "| `{}` | {value}{many} | {default} | {help} |\n",
+            setting.key
+        )
+    }
+
+    #[test]
+    fn the_page_has_every_setting_as_it_is() {
+        let rows: String = SETTINGS.iter().map(row).collect();
+        let page = include_str!("../../../docs/configuration.md");
+        assert!(
+            page.contains(&rows),
+            "put these rows into docs/configuration.md:\n{rows}"
+        );
     }
 }

@@ -15,18 +15,25 @@ use super::{
     roles::Watched,
     route::{Route, RouteKind},
 };
-use crate::{config::Config, plan::Plan};
+use crate::{
+    config::Config,
+    plan::{self, Plan},
+};
 
 /// Devices through which other nodes' pods are reached in a tunnel (flannel, Calico).
 const TUNNELS: [&str; 6] = ["vxlan", "ipip", "sit", "geneve", "wireguard", "ip6tnl"];
 /// The dummy on which IPVS keeps the services' addresses.
 const IPVS: &str = "kube-ipvs0";
+/// Part of the name of the dummy on which the node's DNS cache listens.
+const LOCAL_DNS_DEVICE: &str = "localdns";
 
 /// What a range or address is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
     /// An address that this node owns.
     NodeAddress,
+    /// The node's DNS cache: bound on the node, but a destination of its own kind.
+    LocalDns,
     /// A pod on this node, with the index of its interface.
     LocalPod(u32),
     /// Only this node's pods.
@@ -51,6 +58,7 @@ impl What {
     pub fn name(&self) -> String {
         match self {
             Self::NodeAddress => "node_address".to_owned(),
+            Self::LocalDns => "local_dns".to_owned(),
             Self::LocalPod(_) => "local_pod".to_owned(),
             Self::LocalPods => "local_pod_cidr".to_owned(),
             Self::Pods => "pod_cidr".to_owned(),
@@ -113,6 +121,7 @@ pub fn plan(facts: &[Fact], watched: &[Watched], node_name: &str) -> Plan {
         let net = fact.net;
         plan = match &fact.what {
             What::NodeAddress => plan.node_address(net.addr()),
+            What::LocalDns => plan.local_dns(net.addr()),
             What::LocalPod(index) => plan.local_pod(net.addr(), *index),
             What::LocalPods => plan.local_pod_cidr(net),
             What::Pods => plan.pod_cidr(net),
@@ -182,8 +191,16 @@ impl View<'_> {
             .iter()
             .filter(|a| self.name(a.index) != IPVS)
             .map(|a| {
-                let source = format!("address of {}", self.name(a.index));
-                fact(What::NodeAddress, a.ip(), source)
+                let device = self.name(a.index);
+                // AKS's `localdns`, upstream's `nodelocaldns`, which binds the cluster's DNS address too.
+                let dns = device.contains(LOCAL_DNS_DEVICE)
+                    || plan::LOCAL_DNS.iter().any(|dns| IpAddr::V4(*dns) == a.ip());
+                let what = if dns {
+                    What::LocalDns
+                } else {
+                    What::NodeAddress
+                };
+                fact(what, a.ip(), format!("address of {device}"))
             })
     }
 
@@ -408,7 +425,7 @@ mod tests {
     fn place(snapshot: &Snapshot, config: &Config, ip: &str) -> Place {
         let watched = roles::assign(snapshot, config).watched;
         let facts = gather(snapshot, &watched, config);
-        plan(&facts, &watched, "node").place(ip.parse::<IpAddr>().unwrap().into())
+        super::plan(&facts, &watched, "node").place(ip.parse::<IpAddr>().unwrap().into())
     }
 
     #[test]
@@ -520,6 +537,17 @@ mod tests {
         assert_eq!(place(&node, &config, "10.0.0.10"), Place::Service);
         assert_eq!(place(&node, &config, "20.1.2.3"), Place::Internet);
         assert_eq!(place(&node, &config, "10.224.0.200"), Place::Vnet);
+    }
+
+    #[test]
+    fn the_dns_cache_is_not_just_any_address_of_the_node() {
+        let mut node = kubenet();
+        node.links.push(link(8, "nodelocaldns", "dummy"));
+        node.addresses.push(address(8, "169.254.20.10/32"));
+        node.addresses.push(address(8, "10.0.0.10/32"));
+        let config = Config::default();
+        assert_eq!(place(&node, &config, "169.254.20.10"), Place::LocalDns);
+        assert_eq!(place(&node, &config, "10.0.0.10"), Place::LocalDns);
     }
 
     #[test]

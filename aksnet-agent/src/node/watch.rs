@@ -367,6 +367,31 @@ mod tests {
     }
 
     #[test]
+    fn lost_notifications_mean_reading_everything() {
+        use rtnetlink::{packet_core::NetlinkHeader, packet_route::link::LinkMessage};
+        netns::run(|_| async {
+            let mut follower = Follower::new().unwrap();
+            follower.read().await.unwrap();
+            assert_eq!(follower.dirty, Dirty::default());
+            // What netlink-proto makes of ENOBUFS.
+            let overrun = NetlinkPayload::Overrun(vec![]);
+            follower.note(&Message::new(NetlinkHeader::default(), overrun));
+            assert_eq!(follower.dirty, Dirty::ALL);
+            follower.read().await.unwrap();
+
+            let mut link = LinkMessage::default();
+            link.header.index = 9;
+            link.header.interface_family = AddressFamily::Bridge;
+            follower.note(&RouteNetlinkMessage::DelLink(link.clone()).into());
+            assert!(follower.last.deleted.is_empty(), "it only left its bridge");
+            assert!(follower.dirty.links && !follower.dirty.routes);
+            link.header.interface_family = AddressFamily::Unspec;
+            follower.note(&RouteNetlinkMessage::DelLink(link).into());
+            assert!(follower.last.deleted.contains(&9));
+        });
+    }
+
+    #[test]
     fn a_lost_subscription_is_renewed() {
         netns::run(|_| async {
             let mut follower = Follower::new().unwrap();
