@@ -8,3 +8,6 @@ pub mod plan;
 
 // 3. Maps to flow deltas.
 pub mod collect;
+
+// 4. Flows to classes.
+pub mod classify;
