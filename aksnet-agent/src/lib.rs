@@ -11,3 +11,6 @@ pub mod collect;
 
 // 4. Flows to classes.
 pub mod classify;
+
+// 5. Deltas and classes to Prometheus.
+pub mod metrics;
