@@ -24,6 +24,12 @@ pub mod attachments;
 // 3. Maps to flow deltas.
 pub mod collect;
 
+// 4. Flows to classes.
+pub mod classify;
+
+// 5. Deltas and classes to Prometheus.
+pub mod metrics;
+
 // 6. How it is doing, over HTTP and over the local socket.
 pub mod board;
 

@@ -188,7 +188,7 @@ impl Plan {
                 return *site;
             }
         }
-        Self::site_of(elsewhere(address.into()))
+        Self::site_of(Self::default_place(address))
     }
 
     /// The site of an address about which an interface has told more than its number does.
@@ -199,6 +199,12 @@ impl Plan {
             place,
             name: place as u16,
         }
+    }
+
+    /// What an address is when no plan knows it: link-local, private, or the internet's.
+    #[must_use]
+    pub fn default_place(address: Addr) -> Place {
+        elsewhere(address.into())
     }
 
     /// The part of the network an address belongs to.
