@@ -22,7 +22,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
-use crate::node::pattern::Pattern;
+use crate::{
+    metrics::{MetricsConfig, OverheadBudget},
+    node::pattern::Pattern,
+};
 
 pub use merge::{ConfigError, Effective, Origin};
 
@@ -65,10 +68,12 @@ pub struct Config {
     pub interval: Duration,
     /// A flow without packets for so long gives its cell back.
     pub idle_timeout: Duration,
-    /// Label sets per metric; what is beyond is folded into `other`.
+    /// The most series a metric may have; what is beyond is folded into `other`.
     pub series_limit: usize,
-    /// NAT overhead beyond this is flagged.
+    /// NAT that costs a later packet of a connection more than this is flagged.
     pub nat_budget: Duration,
+    /// NAT that costs the packet that opens a connection more than this is flagged.
+    pub nat_budget_first: Duration,
     /// What the datapath's own log passes on.
     pub bpf_log: BpfLog,
     /// Whether the kernel accounts the programs' run time while the agent runs.
@@ -81,6 +86,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let metrics = MetricsConfig::default();
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9435)),
             socket: PathBuf::from("/run/aksnet/agent.sock"),
@@ -100,12 +106,29 @@ impl Default for Config {
             first_packets: 4,
             interval: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(30),
-            series_limit: 2_000,
-            nat_budget: Duration::from_micros(100),
+            series_limit: metrics.series_limit,
+            nat_budget: Duration::from_nanos(metrics.overhead_budget.established_ns),
+            nat_budget_first: Duration::from_nanos(metrics.overhead_budget.first_ns),
             bpf_log: BpfLog::Off,
             bpf_stats: false,
             log_format: LogFormat::Human,
             log: "info".to_owned(),
+        }
+    }
+}
+
+impl Config {
+    /// What concerns the metrics.
+    #[must_use]
+    pub fn metrics(&self) -> MetricsConfig {
+        // The bounds of the settings are far below 2^64 ns.
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        MetricsConfig {
+            series_limit: self.series_limit,
+            overhead_budget: OverheadBudget {
+                first_ns: ns(self.nat_budget_first),
+                established_ns: ns(self.nat_budget),
+            },
         }
     }
 }

@@ -127,7 +127,7 @@ pub static SETTINGS: &[Setting] = &[
         "N",
         One,
         OUTPUTS,
-        "Label sets per metric; what is beyond is counted in a series 'other'",
+        "The most series a metric may have; what is beyond is counted in a series 'other'",
         |v| value::number(&v[0], 10, 1_000_000)? as usize,
         |c| vec![c.series_limit.to_string()]
     ),
@@ -313,9 +313,18 @@ pub static SETTINGS: &[Setting] = &[
         "TIME",
         One,
         ACCOUNTS,
-        "NAT that costs a packet more than this is flagged in aksnet_nat_overhead_flagged",
+        "NAT that costs a later packet of a connection more than this is flagged in aksnet_nat_overhead_flagged",
         |v| value::time(&v[0], Duration::ZERO, Duration::from_secs(1))?,
         |c| vec![duration::show(c.nat_budget)]
+    ),
+    setting!(
+        nat_budget_first,
+        "TIME",
+        One,
+        ACCOUNTS,
+        "The same for the packet that opens a connection, which walks the nat rules",
+        |v| value::time(&v[0], Duration::ZERO, Duration::from_secs(1))?,
+        |c| vec![duration::show(c.nat_budget_first)]
     ),
     setting!(
         log,
