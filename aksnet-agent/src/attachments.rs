@@ -196,7 +196,7 @@ pub(crate) mod tests {
             self.0.lock().unwrap().attached.values().cloned().collect()
         }
 
-        fn log(&self) -> Vec<String> {
+        pub(crate) fn log(&self) -> Vec<String> {
             std::mem::take(&mut self.0.lock().unwrap().log)
         }
     }

@@ -98,7 +98,7 @@ impl Deadline {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::{
         sync::{
@@ -123,7 +123,7 @@ mod tests {
     };
 
     #[derive(Clone, Default)]
-    struct Accounts {
+    pub(crate) struct Accounts {
         sweeps: Arc<AtomicUsize>,
         plans: Arc<Mutex<Vec<u64>>>,
     }
@@ -153,7 +153,7 @@ mod tests {
         }
     }
 
-    fn load(fake: &Fake, accounts: &Accounts) -> impl Load {
+    pub(crate) fn load(fake: &Fake, accounts: &Accounts) -> impl Load {
         let (fake, accounts) = (fake.clone(), accounts.clone());
         move |_: &_, _: &_, _: &_| {
             Ok(Parts {
@@ -165,7 +165,7 @@ mod tests {
         }
     }
 
-    fn effective(dir: &std::path::Path) -> Effective {
+    pub(crate) fn effective(dir: &std::path::Path) -> Effective {
         let socket = dir.join("agent.sock");
         let text = format!("listen='127.0.0.1:9435'\ninterval='100ms'\nsocket={socket:?}");
         merge(vec![file::read("test", &text).unwrap()]).unwrap()
@@ -193,7 +193,7 @@ mod tests {
     }
 
     /// A bridge with a pod, and `lo` up so that the admin server can be reached.
-    async fn network(netlink: &Netlink, pod: std::os::fd::RawFd) -> u32 {
+    pub(crate) async fn network(netlink: &Netlink, pod: std::os::fd::RawFd) -> u32 {
         let link = netlink.handle().link();
         link.set(LinkUnspec::new_with_name("lo").up().build())
             .execute()

@@ -120,3 +120,42 @@ impl Printer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        attachments::tests::Fake,
+        cli::Sort,
+        commands::run::tests::{Accounts, effective, load, network},
+        node::{netlink::Netlink, tests::netns},
+    };
+
+    #[test]
+    fn without_an_agent_it_watches_for_as_long_as_it_looks() {
+        netns::run(|pod| async move {
+            let dir = tempfile::tempdir().unwrap();
+            let effective = effective(dir.path());
+            network(&Netlink::open().unwrap(), pod).await;
+            let (fake, accounts) = (Fake::default(), Accounts::default());
+            let query = TopQuery {
+                interval: 0.2,
+                limit: 3,
+                sort: Sort::Bytes,
+            };
+            let printer = Printer {
+                text: Value::to_string,
+                left: 2,
+            };
+            let seen = fake.clone();
+            let watched = move |c: &_, n: &_, b: &_| {
+                assert!(seen.attached().is_empty());
+                load(&seen, &accounts)(c, n, b)
+            };
+            alone(&effective, &query, printer, watched).await.unwrap();
+            assert!(fake.attached().is_empty(), "nothing stays attached");
+            assert_eq!(fake.log().iter().filter(|l| *l == "+veth0").count(), 1);
+            assert!(!effective.config.socket.exists());
+        });
+    }
+}
