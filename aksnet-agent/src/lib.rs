@@ -1,9 +1,45 @@
 //! The agent of aksnet, in the order in which a packet's counts flow through it.
 
+// 0. What it is told, and how it ends when it cannot do that.
+pub mod cli;
+
+pub mod config;
+
+pub mod exit;
+
+pub mod logging;
+
+pub mod preflight;
+
 // 1. The kernel side: loads the programs, attaches them, hands out their maps.
 pub mod bpf;
 
 // 2. What this node is: interfaces, routes, addresses.
+pub mod node;
+
+pub mod plan;
+
+pub mod attachments;
 
 // 3. Maps to flow deltas.
 pub mod collect;
+
+// 4. Flows to classes.
+pub mod classify;
+
+// 5. Deltas and classes to Prometheus.
+pub mod metrics;
+
+// 6. How it is doing, over HTTP and over the local socket.
+pub mod board;
+
+pub mod admin;
+
+pub mod socket;
+
+// All of it, wired: the life from start to end.
+pub mod agent;
+
+pub mod commands;
+
+pub mod wiring;

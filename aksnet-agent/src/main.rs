@@ -1,2 +1,83 @@
-//! x
-fn main() {}
+//! `aksnet-agent`: reads the command line, does what it says, ends with the exit code of what happened.
+
+use std::process::ExitCode;
+
+use aksnet_agent::{
+    cli::{Action, Cli, REVISION, VERSION},
+    commands,
+    config::{Config, Origin, merge},
+    exit::{Exit, Failure},
+    logging, preflight, wiring,
+};
+use clap::{CommandFactory, Parser};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _closed = error.print();
+            // --help is no failure.
+            return if error.use_stderr() {
+                Exit::Usage.code().into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match act(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("aksnet-agent: {failure}");
+            failure.exit.code().into()
+        }
+    }
+}
+
+fn act(cli: Cli) -> Result<(), Failure> {
+    if cli.version {
+        println!("aksnet-agent {VERSION} ({REVISION})");
+        return Ok(());
+    }
+    match cli.command {
+        None => {
+            eprint!("{}", Cli::command().render_help());
+            Err(Failure::new(
+                Exit::Usage,
+                "no command given; try `aksnet-agent run --help`",
+            ))
+        }
+        Some(Action::Config(settings)) => {
+            print!("{}", settings.effective()?.to_toml());
+            Ok(())
+        }
+        Some(Action::Run(settings)) => {
+            let effective = settings.effective()?;
+            logging::init(&effective.config);
+            warn_of_unknown_variables();
+            preflight::check()?;
+            commands::runtime()?.block_on(commands::run::run(&effective, wiring::load))
+        }
+        Some(Action::Top(args)) => {
+            let effective = args.effective()?;
+            // The terminal is for rows; what the agent has to say is in the way unless asked for.
+            let log = match effective.origin("log") {
+                Origin::Default => "error".to_owned(),
+                Origin::Given(_) => effective.config.log.clone(),
+            };
+            logging::init(&Config {
+                log,
+                ..effective.config.clone()
+            });
+            commands::top::top(&args, &effective, wiring::row_text, wiring::load)
+        }
+    }
+}
+
+fn warn_of_unknown_variables() {
+    let names: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect();
+    for message in merge::unknown_env(names.iter().map(String::as_str)) {
+        tracing::warn!("{message}");
+    }
+}

@@ -15,46 +15,20 @@ use aya::{
     },
 };
 
-use super::loader::{DROP, Loaded};
+use super::{
+    attach_error::AttachError,
+    datapath::Datapath,
+    loader::DROP,
+    status::{ProgramState, ProgramStatus},
+};
+use crate::{config::Attach, node::interface::Interface};
 
-/// Which kind of tc link the agent uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttachMode {
-    /// tcx where the kernel has it, else clsact.
-    Auto,
-    /// tcx only (kernel 6.6 or later).
-    Tcx,
-    /// A filter on the clsact qdisc.
-    Clsact,
-}
-
-/// Why an interface is not watched.
-#[derive(Debug, thiserror::Error)]
-pub enum AttachError {
-    /// It disappeared meanwhile. Nothing to do.
-    #[error("the interface is gone")]
-    InterfaceGone,
-    /// This kernel or this interface cannot have such a link.
-    #[error("not supported: {0}")]
-    Unsupported(String),
-    /// The kernel said no.
-    #[error("{0}")]
-    Rejected(String),
-}
-
-/// An interface to watch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Its index.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// Pod veth or uplink.
-    pub role: Role,
-    /// What its packets start with.
-    pub link: Link,
-    /// The bridge whose port it is.
-    pub master: Option<u32>,
+/// A program and what became of it.
+struct Program {
+    name: &'static str,
+    state: ProgramState,
+    /// On how many interfaces it runs.
+    interfaces: usize,
 }
 
 struct Attached {
@@ -63,28 +37,15 @@ struct Attached {
     watched: Vec<u32>,
 }
 
-/// A program and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProgramState {
-    /// Its name in the object and in the kernel.
-    pub name: &'static str,
-    /// The hook it is for.
-    pub hook: &'static str,
-    /// Whether the kernel took it.
-    pub loaded: Loaded,
-    /// On how many interfaces it runs; for the tracepoint 1 while attached.
-    pub attached: usize,
-}
-
 /// The programs and where they are attached.
 pub struct Attacher {
     ebpf: Ebpf,
-    programs: Vec<ProgramState>,
+    programs: Vec<Program>,
     watched: aya::maps::HashMap<MapData, u32, u32>,
     /// How many attached interfaces ask for an entry in `watched`: a bridge has many ports.
     watchers: HashMap<u32, usize>,
     attached: HashMap<u32, Attached>,
-    mode: AttachMode,
+    mode: Attach,
 }
 
 /// The filter's priority and handle on a clsact qdisc: ahead of others, and the same after a restart.
@@ -98,8 +59,8 @@ impl Attacher {
     /// When the object lacks a map.
     pub fn new(
         mut ebpf: Ebpf,
-        programs: Vec<(&'static str, &'static str, Loaded)>,
-        mode: AttachMode,
+        programs: Vec<(&'static str, ProgramState)>,
+        mode: Attach,
     ) -> Result<Self> {
         let watched = ebpf
             .take_map("WATCHED")
@@ -107,11 +68,10 @@ impl Attacher {
             .try_into()?;
         let programs = programs
             .into_iter()
-            .map(|(name, hook, loaded)| ProgramState {
+            .map(|(name, state)| Program {
                 name,
-                hook,
-                loaded,
-                attached: 0,
+                state,
+                interfaces: 0,
             })
             .collect();
         Ok(Self {
@@ -127,28 +87,24 @@ impl Attacher {
     /// Attaches the drop tracepoint. Where the kernel does not have it or refuses it, that is the program's
     /// state, not an error.
     pub fn attach_drops(&mut self) {
-        let Some(state) = self.programs.iter_mut().find(|p| p.name == DROP.0) else {
+        let Some(drop) = self.programs.iter_mut().find(|p| p.name == DROP) else {
             return;
         };
-        if state.loaded != Loaded::Yes || state.attached > 0 {
+        if drop.state != ProgramState::Loaded {
             return;
         }
         let program: Result<&mut BtfTracePoint, ProgramError> = self
             .ebpf
-            .program_mut(DROP.0)
+            .program_mut(DROP)
             .map_or(Err(ProgramError::NotLoaded), TryInto::try_into);
         match program.and_then(BtfTracePoint::attach) {
-            Ok(_) => state.attached = 1,
-            Err(error) => state.loaded = Loaded::Refused(text(&error)),
+            Ok(_) => drop.state = ProgramState::Attached,
+            Err(error) => drop.state = ProgramState::Failed(text(&error)),
         }
     }
 
-    /// Watches an interface. Watching one again replaces the links.
-    ///
-    /// # Errors
-    /// [`AttachError`] says whether it is worth trying again; nothing is left half attached.
-    pub fn attach(&mut self, target: &Target) -> Result<(), AttachError> {
-        self.detach(target.index);
+    fn watch(&mut self, target: &Interface) -> Result<(), AttachError> {
+        self.unwatch(target.index);
         let programs = match (target.role, target.link) {
             (Role::Pod, Link::Ethernet) => ["aksnet_enter_pod", "aksnet_exit_pod"],
             (Role::Uplink, Link::Ethernet) => ["aksnet_enter_uplink", "aksnet_exit_uplink"],
@@ -162,8 +118,8 @@ impl Attacher {
         // EXIT first: a packet that enters while only ENTER runs would look as if it had never left.
         let exit = self.link(target, programs[1], TcAttachType::Egress)?;
         let enter = self.link(target, programs[0], TcAttachType::Ingress)?;
-        let bridge = target.master.map(|master| (master, WATCHED_BRIDGE));
-        let watched: Vec<(u32, u32)> = std::iter::once((target.index, target.master.unwrap_or(0)))
+        let bridge = target.bridge.map(|bridge| (bridge, WATCHED_BRIDGE));
+        let watched: Vec<(u32, u32)> = std::iter::once((target.index, target.bridge.unwrap_or(0)))
             .chain(bridge)
             .collect();
         for &(index, value) in &watched {
@@ -189,8 +145,7 @@ impl Attacher {
         Ok(())
     }
 
-    /// Stops watching an interface; it may be gone already.
-    pub fn detach(&mut self, index: u32) {
+    fn unwatch(&mut self, index: u32) {
         let Some(attached) = self.attached.remove(&index) else {
             return;
         };
@@ -217,17 +172,19 @@ impl Attacher {
     pub fn detach_all(&mut self) {
         let indices: Vec<u32> = self.attached.keys().copied().collect();
         for index in indices {
-            self.detach(index);
+            self.unwatch(index);
         }
         if let Some(Ok(program)) = self
             .ebpf
-            .program_mut(DROP.0)
+            .program_mut(DROP)
             .map(TryInto::<&mut BtfTracePoint>::try_into)
         {
             let _ = program.unload();
         }
-        for state in &mut self.programs {
-            state.attached = 0;
+        if let Some(drop) = self.programs.iter_mut().find(|p| p.name == DROP)
+            && drop.state == ProgramState::Attached
+        {
+            drop.state = ProgramState::Loaded;
         }
     }
 
@@ -236,16 +193,10 @@ impl Attacher {
         self.attached.keys().copied()
     }
 
-    /// Which kind of link is in use; [`AttachMode::Auto`] until the first interface told.
+    /// Which kind of link is in use; [`Attach::Auto`] until the first interface told.
     #[must_use]
-    pub fn mode(&self) -> AttachMode {
+    pub fn mode(&self) -> Attach {
         self.mode
-    }
-
-    /// All programs and their state.
-    #[must_use]
-    pub fn programs(&self) -> &[ProgramState] {
-        &self.programs
     }
 
     /// The loaded object, for the log ring and for tests that run a program directly.
@@ -255,14 +206,18 @@ impl Attacher {
 
     fn link(
         &mut self,
-        target: &Target,
+        target: &Interface,
         program: &'static str,
         at: TcAttachType,
     ) -> Result<SchedClassifierLink, AttachError> {
-        let state = self.programs.iter().find(|p| p.name == program);
-        match state.map(|s| &s.loaded) {
-            Some(Loaded::Yes) => {}
-            Some(Loaded::Unsupported(why) | Loaded::Refused(why)) => {
+        match self
+            .programs
+            .iter()
+            .find(|p| p.name == program)
+            .map(|p| &p.state)
+        {
+            Some(ProgramState::Loaded | ProgramState::Attached) => {}
+            Some(ProgramState::Unsupported(why) | ProgramState::Failed(why)) => {
                 return Err(AttachError::Unsupported(format!(
                     "program {program} is not loaded: {why}"
                 )));
@@ -272,17 +227,17 @@ impl Attacher {
         if index_of(&target.name) != Some(target.index) {
             return Err(AttachError::InterfaceGone);
         }
-        if self.mode != AttachMode::Clsact {
+        if self.mode != Attach::Clsact {
             let options = TcAttachOptions::TcxOrder(LinkOrder::first());
             match self.attach_with(&target.name, program, at, options) {
                 Ok(link) => {
-                    self.mode = AttachMode::Tcx;
+                    self.mode = Attach::Tcx;
                     return Ok(link);
                 }
                 Err(error) => {
                     // A kernel without tcx answers EINVAL to an attach type it does not know.
-                    if self.mode == AttachMode::Auto && errno(&error) == Some(libc::EINVAL) {
-                        self.mode = AttachMode::Clsact;
+                    if self.mode == Attach::Auto && errno(&error) == Some(libc::EINVAL) {
+                        self.mode = Attach::Clsact;
                     } else {
                         return Err(classify(target, &error));
                     }
@@ -322,15 +277,66 @@ impl Attacher {
     }
 
     fn count_attached(&mut self) {
-        for state in &mut self.programs {
-            if state.name != DROP.0 {
-                state.attached = self
-                    .attached
-                    .values()
-                    .filter(|a| a.programs.contains(&state.name))
-                    .count();
-            }
+        for program in self.programs.iter_mut().filter(|p| p.name != DROP) {
+            program.interfaces = self
+                .attached
+                .values()
+                .filter(|a| a.programs.contains(&program.name))
+                .count();
         }
+    }
+
+    /// The programs of one hook as one: which of them runs depends on an interface's role and link layer.
+    fn status_of(&self, hook: &str, prefix: &str) -> ProgramStatus {
+        let programs = || self.programs.iter().filter(|p| p.name.starts_with(prefix));
+        let interfaces = programs().map(|p| p.interfaces).sum();
+        let not_loaded = programs().find(|p| p.state != ProgramState::Loaded);
+        let side = if hook == "enter" { "ingress" } else { "egress" };
+        let kind = if self.mode == Attach::Clsact {
+            "clsact"
+        } else {
+            "tcx"
+        };
+        ProgramStatus {
+            program: hook.to_owned(),
+            hook: format!("{kind}_{side}"),
+            state: match not_loaded {
+                Some(program) => program.state.clone(),
+                None if interfaces > 0 => ProgramState::Attached,
+                None => ProgramState::Loaded,
+            },
+            up: interfaces > 0,
+            interfaces,
+        }
+    }
+}
+
+impl Datapath for Attacher {
+    fn attach(&mut self, interface: &Interface) -> Result<(), AttachError> {
+        self.watch(interface)
+    }
+
+    fn detach(&mut self, ifindex: u32) {
+        self.unwatch(ifindex);
+    }
+
+    fn programs(&self) -> Vec<ProgramStatus> {
+        let drop = self.programs.iter().find(|p| p.name == DROP);
+        let state = drop.map_or_else(
+            || ProgramState::Unsupported("not in the object".to_owned()),
+            |p| p.state.clone(),
+        );
+        vec![
+            self.status_of("enter", "aksnet_enter"),
+            self.status_of("exit", "aksnet_exit"),
+            ProgramStatus {
+                program: "drop".to_owned(),
+                hook: "tp_btf/kfree_skb".to_owned(),
+                up: state == ProgramState::Attached,
+                state,
+                interfaces: 0,
+            },
+        ]
     }
 }
 
@@ -352,7 +358,7 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     None
 }
 
-fn classify(target: &Target, error: &(dyn std::error::Error + 'static)) -> AttachError {
+fn classify(target: &Interface, error: &(dyn std::error::Error + 'static)) -> AttachError {
     match errno(error) {
         Some(libc::ENODEV | libc::ENXIO) => AttachError::InterfaceGone,
         _ if index_of(&target.name) != Some(target.index) => AttachError::InterfaceGone,

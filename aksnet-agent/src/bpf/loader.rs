@@ -12,28 +12,30 @@ use aya::{
     Btf, Ebpf, EbpfLoader,
     programs::{BtfTracePoint, SchedClassifier},
 };
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
-    attach::{AttachMode, Attacher},
+    attach::Attacher,
     kernel::{self, Kernel},
     maps::MapSource,
+    status::ProgramState,
 };
+use crate::config::Attach;
 
 /// The BPF object that `build.rs` compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/aksnet.bpf.o"));
 
-/// The tc programs of the object, with the hook each is for.
-pub const CLASSIFIERS: [(&str, &str); 6] = [
-    ("aksnet_enter_pod", "tc ingress"),
-    ("aksnet_exit_pod", "tc egress"),
-    ("aksnet_enter_uplink", "tc ingress"),
-    ("aksnet_exit_uplink", "tc egress"),
-    ("aksnet_enter_uplink_ip", "tc ingress"),
-    ("aksnet_exit_uplink_ip", "tc egress"),
+/// The tc programs of the object: ENTER at tc ingress, EXIT at tc egress.
+pub const CLASSIFIERS: [&str; 6] = [
+    "aksnet_enter_pod",
+    "aksnet_exit_pod",
+    "aksnet_enter_uplink",
+    "aksnet_exit_uplink",
+    "aksnet_enter_uplink_ip",
+    "aksnet_exit_uplink_ip",
 ];
-/// The tracepoint program, and its hook.
-pub const DROP: (&str, &str) = ("aksnet_drop", "tp_btf/kfree_skb");
+/// The program on the tracepoint `kfree_skb`.
+pub const DROP: &str = "aksnet_drop";
 
 /// How the datapath is to be set up.
 #[derive(Clone, Debug)]
@@ -49,7 +51,7 @@ pub struct LoadOptions {
     /// This many first packets of a flow are always timed.
     pub first_packets: u32,
     /// Which kind of tc link.
-    pub attach: AttachMode,
+    pub attach: Attach,
     /// Level of the datapath's own log lines; 0 none, 1 error … 5 trace.
     pub log_level: u8,
     /// Seed of the flow hash; `None` for a random one.
@@ -66,7 +68,7 @@ impl Default for LoadOptions {
             drop_entries: 8_192,
             sample: 64,
             first_packets: 4,
-            attach: AttachMode::Auto,
+            attach: Attach::Auto,
             log_level: 0,
             hash_seed: None,
             netns: None,
@@ -74,19 +76,8 @@ impl Default for LoadOptions {
     }
 }
 
-/// What became of one program.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Loaded {
-    /// In the kernel.
-    Yes,
-    /// The kernel has not what it attaches to.
-    Unsupported(String),
-    /// The kernel refused it.
-    Refused(String),
-}
-
 /// The kernel side, loaded.
-pub struct Datapath {
+pub struct Loaded {
     /// Attaches the programs and knows their state.
     pub attacher: Attacher,
     /// Reads the maps.
@@ -100,7 +91,7 @@ pub struct Datapath {
 /// # Errors
 /// When the options are out of range, the kernel has no BTF, a map cannot be created, or not one of the tc
 /// programs loads.
-pub fn load(options: &LoadOptions) -> Result<Datapath> {
+pub fn load(options: &LoadOptions) -> Result<Loaded> {
     check(options)?;
     let kernel = Kernel::read()?;
     let settings = Settings {
@@ -136,53 +127,47 @@ pub fn load(options: &LoadOptions) -> Result<Datapath> {
 
     let mut programs = Vec::new();
     let mut first_error = None;
-    for (name, hook) in CLASSIFIERS {
+    for name in CLASSIFIERS {
         let program: &mut SchedClassifier = ebpf.program_mut(name).context(name)?.try_into()?;
         let state = match program.load() {
-            Ok(()) => Loaded::Yes,
+            Ok(()) => ProgramState::Loaded,
             Err(error) => {
                 let text = short(&error);
                 first_error.get_or_insert_with(|| format!("{name}: {text}"));
-                Loaded::Refused(text)
+                ProgramState::Failed(text)
             }
         };
-        programs.push((name, hook, state));
+        programs.push((name, state));
     }
-    if !programs.iter().any(|(_, _, state)| *state == Loaded::Yes) {
+    if !programs
+        .iter()
+        .any(|(_, state)| *state == ProgramState::Loaded)
+    {
         bail!(
             "the kernel refuses the tc programs: {}",
             first_error.unwrap_or_default()
         );
     }
-    programs.push((DROP.0, DROP.1, load_drop(&mut ebpf, &kernel, &btf)?));
-    for (name, hook, state) in &programs {
-        match state {
-            Loaded::Yes => debug!(program = name, hook, "loaded"),
-            Loaded::Unsupported(why) => {
-                warn!(program = name, hook, why, "not supported by this kernel")
-            }
-            Loaded::Refused(why) => warn!(program = name, hook, why, "refused by this kernel"),
-        }
-    }
+    programs.push((DROP, load_drop(&mut ebpf, &kernel, &btf)?));
     let source = MapSource::take(&mut ebpf, options.flow_cells)?;
     let attacher = Attacher::new(ebpf, programs, options.attach)?;
-    Ok(Datapath {
+    Ok(Loaded {
         attacher,
         source,
         kernel,
     })
 }
 
-fn load_drop(ebpf: &mut Ebpf, kernel: &Kernel, btf: &Btf) -> Result<Loaded> {
+fn load_drop(ebpf: &mut Ebpf, kernel: &Kernel, btf: &Btf) -> Result<ProgramState> {
     if !kernel.has_drop_tracepoint {
-        return Ok(Loaded::Unsupported(
+        return Ok(ProgramState::Unsupported(
             "no tracepoint kfree_skb in the kernel's BTF".to_owned(),
         ));
     }
-    let program: &mut BtfTracePoint = ebpf.program_mut(DROP.0).context(DROP.0)?.try_into()?;
+    let program: &mut BtfTracePoint = ebpf.program_mut(DROP).context(DROP)?.try_into()?;
     Ok(match program.load("kfree_skb", btf) {
-        Ok(()) => Loaded::Yes,
-        Err(error) => Loaded::Refused(short(&error)),
+        Ok(()) => ProgramState::Loaded,
+        Err(error) => ProgramState::Failed(short(&error)),
     })
 }
 

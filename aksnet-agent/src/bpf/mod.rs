@@ -6,6 +6,13 @@ pub mod kernel;
 // The object, loaded program by program.
 pub mod loader;
 
+// What the agent's life sees of it.
+pub mod datapath;
+
+pub mod attach_error;
+
+pub mod status;
+
 // Links that follow interfaces.
 pub mod attach;
 
@@ -16,5 +23,5 @@ pub mod mapped;
 pub mod maps;
 
 pub use attach::Attacher;
-pub use loader::{Datapath, LoadOptions, load};
+pub use loader::{LoadOptions, Loaded, load};
 pub use maps::MapSource;

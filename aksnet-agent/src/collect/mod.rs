@@ -1,3 +1,5 @@
 //! From the maps' counters, which only grow, to what happened since the last look.
 
 pub mod source;
+
+pub mod cause;

@@ -6,8 +6,9 @@ use std::{
 };
 
 use aksnet_agent::{
-    bpf::{LoadOptions, attach::AttachMode},
+    bpf::{LoadOptions, datapath::Datapath as _},
     collect::source::Source as _,
+    config::Attach,
 };
 use aksnet_common::{cell, flow::SpillStats};
 use anyhow::Result;
@@ -195,7 +196,7 @@ fn filters_that_a_killed_agent_left_are_replaced_and_never_stacked() -> Result<(
     let (client, web) = (bed.pod(0), bed.pod(1));
     let server = UdpServer::echo(web.netns(), (web.ip(), 53))?;
     let clsact = || LoadOptions {
-        attach: AttachMode::Clsact,
+        attach: Attach::Clsact,
         ..LoadOptions::default()
     };
     for _ in 0..3 {
@@ -203,7 +204,7 @@ fn filters_that_a_killed_agent_left_are_replaced_and_never_stacked() -> Result<(
         std::mem::forget(killed.attacher);
     }
     let watch = Watch::start(&bed, clsact())?;
-    assert_eq!(watch.attacher.mode(), AttachMode::Clsact);
+    assert_eq!(watch.attacher.mode(), Attach::Clsact);
     Udp::to(server.address())
         .datagrams(50)
         .run(client.netns())?;
@@ -249,7 +250,7 @@ fn tcx_programs_are_first_in_order_and_end_with_their_agent() -> Result<()> {
         })
     };
     let older = Watch::start(&bed, LoadOptions::default())?;
-    if older.attacher.mode() != AttachMode::Tcx {
+    if older.attacher.mode() != Attach::Tcx {
         println!("skipped: this kernel has no tcx");
         return Ok(());
     }

@@ -8,6 +8,7 @@ use std::{
 use aksnet_agent::{
     bpf::{Attacher, LoadOptions, MapSource, attach::Target, kernel::Kernel, load},
     collect::source::{Source as _, Totals},
+    node::interface::Interface,
 };
 use aksnet_common::{
     cell,
@@ -81,12 +82,12 @@ impl Watch {
 
     pub fn attach(&mut self, bed: &Testbed, name: &str, role: Role) -> Result<()> {
         let bridge = bed.node().link("cbr0").ok().filter(|_| role == Role::Pod);
-        let target = Target {
+        let target = Interface {
             index: bed.node().link(name)?.index,
             name: name.to_owned(),
             role,
             link: Link::Ethernet,
-            master: bridge.map(|b| b.index),
+            bridge: bridge.map(|b| b.index),
         };
         let attacher = &mut self.attacher;
         bed.node()

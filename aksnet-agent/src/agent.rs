@@ -1,0 +1,292 @@
+//! The agent's life: look at the node, load, attach, be ready; sweep and follow the node until a signal;
+//! detach, sweep a last time, end.
+//!
+//! Everything that touches the kernel's BPF side or the accounts stands behind [`Parts`], so that the life
+//! itself is tested with fakes.
+
+use std::{sync::Arc, time::Instant};
+
+use serde_json::Value;
+
+use crate::{
+    admin::Metrics,
+    attachments::Attachments,
+    board::{Board, Readiness},
+    bpf::datapath::Datapath,
+    config::{Config, Effective},
+    exit::{Exit, Failure, OrExit},
+    node::{Node, Snapshot, roles, watch::Watch},
+    plan::Plan,
+    socket::protocol::TopSource,
+};
+
+/// Reads the maps and folds what they say into the accounts.
+pub trait Sweeper: Send {
+    /// One sweep.
+    ///
+    /// # Errors
+    /// When a map cannot be read; the next sweep may succeed.
+    fn sweep(&mut self, now: Instant) -> anyhow::Result<()>;
+
+    /// Addresses mean something else from now on.
+    fn set_plan(&mut self, plan: Arc<Plan>);
+
+    /// How full the tables are, for `/status`.
+    fn tables(&self) -> Value;
+}
+
+/// What the life is wired to.
+pub struct Parts {
+    /// The loaded programs.
+    pub datapath: Box<dyn Datapath>,
+    /// What reads their maps.
+    pub sweeper: Box<dyn Sweeper>,
+    /// What `/metrics` gives.
+    pub metrics: Metrics,
+    /// Where `top` gets its rows.
+    pub top: Arc<dyn TopSource>,
+}
+
+/// Loads the programs and builds the accounts for this node.
+pub trait Load: FnOnce(&Config, &Node, &Arc<Board>) -> Result<Parts, Failure> {}
+impl<F: FnOnce(&Config, &Node, &Arc<Board>) -> Result<Parts, Failure>> Load for F {}
+
+/// A living agent.
+pub struct Agent {
+    config: Config,
+    host_name: String,
+    watch: Watch,
+    node: Node,
+    attachments: Attachments,
+    parts: Parts,
+    board: Arc<Board>,
+    sweep_failing: bool,
+    /// While this is open the kernel accounts the run time of BPF programs.
+    _bpf_stats: Option<std::os::fd::OwnedFd>,
+}
+
+impl Agent {
+    /// Looks at the node, loads, attaches, and sweeps once.
+    ///
+    /// # Errors
+    /// When an interface that the config names is not there, netlink fails, or the programs are refused.
+    pub async fn start(
+        effective: &Effective,
+        board: Arc<Board>,
+        load: impl Load,
+    ) -> Result<Self, Failure> {
+        let config = effective.config.clone();
+        let (snapshot, watch) = Watch::start()
+            .await
+            .map_err(|e| e.context("cannot read this node's interfaces over netlink"))
+            .or_exit(Exit::Os)?;
+        roles::check_named(&snapshot, &config)?;
+        cross_check(&snapshot);
+        let host_name = nix::unistd::gethostname()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        let node = Node::describe(&snapshot, &config, &host_name);
+        log_found(&node);
+        let parts = load(&config, &node, &board)?;
+        let mut agent = Self {
+            _bpf_stats: bpf_stats(&config),
+            config,
+            host_name,
+            watch,
+            node,
+            attachments: Attachments::default(),
+            parts,
+            board,
+            sweep_failing: false,
+        };
+        agent.parts.sweeper.set_plan(agent.node.plan.clone());
+        agent.attach(&snapshot);
+        for program in agent.parts.datapath.programs() {
+            if program.up {
+                tracing::info!("program {}", program.summary());
+            } else {
+                tracing::warn!("program {}", program.summary());
+            }
+        }
+        agent.sweep();
+        Ok(agent)
+    }
+
+    /// Where `top` gets its rows.
+    #[must_use]
+    pub fn top(&self) -> Arc<dyn TopSource> {
+        self.parts.top.clone()
+    }
+
+    /// What `/metrics` gives.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.parts.metrics.clone()
+    }
+
+    /// Sweeps and follows the node until `stop`.
+    ///
+    /// # Errors
+    /// When the node can no longer be followed.
+    pub async fn live<T>(&mut self, stop: impl Future<Output = T>) -> Result<T, Failure> {
+        let mut stop = std::pin::pin!(stop);
+        let mut sweeps = tokio::time::interval(self.config.interval);
+        sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // The first is done.
+        sweeps.tick().await;
+        loop {
+            self.board.beat();
+            let retry = self.attachments.next_retry();
+            let retry_at = retry.unwrap_or_else(Instant::now).into();
+            tokio::select! {
+                stopped = &mut stop => return Ok(stopped),
+                _ = sweeps.tick() => self.sweep(),
+                snapshot = self.watch.next() => {
+                    let Some(snapshot) = snapshot else {
+                        return Err(Failure::new(Exit::Os, "following this node's interfaces has ended"));
+                    };
+                    self.follow(&snapshot);
+                }
+                () = tokio::time::sleep_until(retry_at), if retry.is_some() => {
+                    self.attachments.retry(self.parts.datapath.as_mut(), Instant::now());
+                    self.post_node();
+                }
+            }
+        }
+    }
+
+    /// Detaches everything, and sweeps what was counted until then.
+    pub fn end(mut self) {
+        let stopping = Readiness::Waiting("stopping".to_owned());
+        self.board.post_readiness(stopping);
+        self.attachments.detach_all(self.parts.datapath.as_mut());
+        if let Err(error) = self.parts.sweeper.sweep(Instant::now()) {
+            tracing::warn!("the last sweep failed: {error:#}");
+        }
+        tracing::info!("detached, and swept a last time");
+    }
+
+    fn follow(&mut self, snapshot: &Snapshot) {
+        let node = Node::describe(snapshot, &self.config, &self.host_name);
+        if node.plan.id() != self.node.plan.id() {
+            self.parts.sweeper.set_plan(node.plan.clone());
+        }
+        self.node = node;
+        self.attach(snapshot);
+    }
+
+    fn attach(&mut self, snapshot: &Snapshot) {
+        self.attachments.reconcile(
+            self.parts.datapath.as_mut(),
+            self.node.interfaces(),
+            &snapshot.deleted,
+            Instant::now(),
+        );
+        self.post_node();
+    }
+
+    fn post_node(&self) {
+        let programs = self.parts.datapath.programs();
+        self.board
+            .post_node(&self.node, &self.attachments, programs);
+    }
+
+    fn sweep(&mut self) {
+        let swept = self.parts.sweeper.sweep(Instant::now());
+        let failing = swept.is_err();
+        let outcome = match swept {
+            Ok(()) => Ok(self.parts.sweeper.tables()),
+            Err(error) => {
+                // Once, not every second; /status has the latest.
+                if !self.sweep_failing {
+                    tracing::error!("a sweep failed, trying again each interval: {error:#}");
+                }
+                Err(format!("{error:#}"))
+            }
+        };
+        if self.sweep_failing && !failing {
+            tracing::info!("sweeps succeed again");
+        }
+        self.sweep_failing = failing;
+        let readiness = match (&outcome, self.attachments.trouble()) {
+            (Err(error), _) => Readiness::Waiting(format!("the latest sweep failed: {error}")),
+            (_, Some(trouble)) => Readiness::Waiting(trouble),
+            _ => Readiness::Ready,
+        };
+        self.board.post_sweep(outcome);
+        match &readiness {
+            Readiness::Ready if self.board.post_readiness(readiness.clone()) => {
+                tracing::info!("ready");
+            }
+            Readiness::Waiting(why) if self.board.post_readiness(readiness.clone()) => {
+                tracing::warn!("not ready: {why}");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn bpf_stats(config: &Config) -> Option<std::os::fd::OwnedFd> {
+    if !config.bpf_stats {
+        return None;
+    }
+    match aya::sys::enable_stats(aya::sys::Stats::RunTime) {
+        Ok(fd) => Some(fd),
+        Err(error) => {
+            tracing::warn!("bpf_stats: the kernel does not account programs' run time: {error}");
+            None
+        }
+    }
+}
+
+/// A second witness for the list of interfaces, read by other means (`getifaddrs`): a link that the dump
+/// lacks would silently not be watched.
+fn cross_check(snapshot: &Snapshot) {
+    for interface in pnet::datalink::interfaces() {
+        if snapshot.link(interface.index).is_none() {
+            let (name, index) = (&interface.name, interface.index);
+            tracing::warn!("netlink does not list interface {name} ({index}); it is not watched");
+        }
+    }
+}
+
+fn log_found(node: &Node) {
+    for w in &node.watched {
+        let i = &w.interface;
+        tracing::info!(
+            "found {} ({}): {}, {}",
+            i.name,
+            i.index,
+            i.role.name(),
+            w.why
+        );
+    }
+    for p in &node.passed_over {
+        tracing::debug!("passing over {}: {}", p.name, p.why);
+    }
+    if !node
+        .watched
+        .iter()
+        .any(|w| w.interface.role == aksnet_common::stats::Role::Uplink)
+    {
+        tracing::warn!("found no uplink, as there is no default route; name one with --uplink");
+    }
+    for fact in &node.facts {
+        let single = fact.net.prefix_len() == fact.net.max_prefix_len();
+        if single {
+            tracing::debug!(
+                "plan: {} is {} ({})",
+                fact.net.addr(),
+                fact.what.name(),
+                fact.source
+            );
+        } else {
+            tracing::info!(
+                "plan: {} is {} ({})",
+                fact.net,
+                fact.what.name(),
+                fact.source
+            );
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The command line. The settings' flags are made from the table in [`crate::config::settings`]; what is
+//! written here are the commands and what belongs to one command alone.
+
+use std::path::{Path, PathBuf};
+
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::{
+        Effective, file,
+        merge::{self, Given, Place},
+        settings::{Arity, SETTINGS, Setting},
+    },
+    exit::{Exit, Failure, OrExit},
+};
+
+/// Version and revision, as `--version` and `/status` show them.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The commit it was built from; `unknown` where the build did not say.
+pub const REVISION: &str = match option_env!("AKSNET_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// Shows what a Kubernetes node's NAT and network policy do to its pods' traffic.
+#[derive(Parser, Debug)]
+#[command(
+    name = "aksnet-agent",
+    disable_version_flag = true,
+    after_help = "Exit codes: 0 ok, 64 bad flag or variable, 66 no such file or interface, 69 no agent, \
+                  70 programs refused, 71 system call failed, 72 no BTF, 73 address or socket taken, \
+                  77 not permitted, 78 bad config file.\n\
+                  Every flag of `run` is also a key of the config file (pod_cidr) and an environment \
+                  variable (AKSNET_POD_CIDR); flag wins over variable over file."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Action>,
+    /// Print the version and the revision it was built from
+    #[arg(short = 'V', long)]
+    pub version: bool,
+}
+
+/// What the agent can be asked to do.
+#[derive(Subcommand, Debug)]
+pub enum Action {
+    /// Watch this node until SIGTERM
+    Run(Settings),
+    /// Show the busiest flows: from the running agent, or from programs of its own when none runs
+    Top(Top),
+    /// Print the effective config as a config file, each value with its origin, and exit
+    Config(Settings),
+}
+
+/// The flags of `top`.
+#[derive(Args, Debug)]
+pub struct Top {
+    /// Print rows for scripts and pipes, one line each
+    #[arg(long)]
+    pub raw: bool,
+    /// Print each row as a JSON object (with --raw)
+    #[arg(long)]
+    pub json: bool,
+    /// Seconds between looks
+    #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
+    pub interval: f64,
+    /// Stop after so many looks [default: go on until interrupted]
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// Rows per look
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
+    /// What makes a flow busy
+    #[arg(long, value_enum, default_value_t = Sort::Bytes)]
+    pub sort: Sort,
+    /// The running agent's socket [default: as `run` would have it]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE", env = "AKSNET_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// What rows are ordered by, greatest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Sort {
+    /// Bytes since the last look.
+    #[default]
+    Bytes,
+    /// Packets since the last look.
+    Packets,
+    /// Connections since the last look.
+    Connections,
+    /// Dropped packets since the last look.
+    Drops,
+    /// The slowest: 99th percentile of the time on the NAT path.
+    NatTime,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|s| (0.1..=3600.0).contains(s))
+        .ok_or_else(|| "takes seconds from 0.1 to 3600".to_owned())
+}
+
+/// What the command line says about the settings, not read yet.
+#[derive(Debug, Default)]
+pub struct Settings {
+    config: Option<PathBuf>,
+    given: Vec<(&'static str, Vec<String>)>,
+}
+
+impl Args for Settings {
+    fn augment_args(command: Command) -> Command {
+        let config = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .env("AKSNET_CONFIG")
+            .hide_env(true)
+            .value_parser(clap::value_parser!(PathBuf))
+            .help("TOML file with settings [env: AKSNET_CONFIG]");
+        command.arg(config).args(SETTINGS.iter().map(argument))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+/// A setting's flag. Its value stays text: one reader serves flags, environment and file.
+fn argument(setting: &Setting) -> Arg {
+    let defaults = (setting.get)(&crate::config::Config::default()).join(",");
+    let default = if defaults.is_empty() {
+        String::new()
+    } else {
+        format!("[default: {defaults}] ")
+    };
+    let arg = Arg::new(setting.key)
+        .long(setting.flag())
+        .value_name(setting.value_name)
+        .help_heading(setting.heading)
+        .help(format!(
+            "{} {default}[env: {}]",
+            setting.help,
+            setting.env()
+        ));
+    match setting.arity {
+        Arity::One => arg.action(ArgAction::Set),
+        Arity::Many => arg.action(ArgAction::Append),
+        Arity::Switch => arg
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
+    }
+}
+
+impl FromArgMatches for Settings {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self {
+            config: matches.get_one("config").cloned(),
+            given: SETTINGS
+                .iter()
+                .filter_map(|setting| {
+                    let values = matches.get_many::<String>(setting.key)?;
+                    Some((setting.key, values.cloned().collect()))
+                })
+                .collect(),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// The effective config: these flags over the environment over the file over the defaults.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a value cannot be taken.
+    pub fn effective(&self) -> Result<Effective, Failure> {
+        let flags = self
+            .given
+            .iter()
+            .filter_map(|(key, texts)| {
+                let setting = crate::config::settings::by_key(key)?;
+                Some(merge::given(setting, &Place::Flag, texts))
+            })
+            .collect();
+        effective(self.config.as_deref(), flags)
+    }
+}
+
+impl Top {
+    /// The effective config of programs that `top` loads itself.
+    ///
+    /// # Errors
+    /// As [`Settings::effective`].
+    pub fn effective(&self) -> Result<Effective, Failure> {
+        let socket = self.socket.iter().filter_map(|path| {
+            let setting = crate::config::settings::by_key("socket")?;
+            Some(merge::given(
+                setting,
+                &Place::Flag,
+                &[path.display().to_string()],
+            ))
+        });
+        effective(self.config.as_deref(), socket.collect())
+    }
+}
+
+fn effective(config: Option<&Path>, flags: Vec<Given>) -> Result<Effective, Failure> {
+    let file = match config {
+        None => Vec::new(),
+        Some(path) => {
+            let name = path.display().to_string();
+            let text = std::fs::read_to_string(path).map_err(|e| {
+                Failure::new(
+                    Exit::NoInput,
+                    format_args!("cannot read the config file {name}: {e}"),
+                )
+            })?;
+            file::read(&name, &text).or_exit(Exit::Config)?
+        }
+    };
+    let env = merge::from_env(|name| std::env::var(name).ok());
+    merge::merge(vec![file, env, flags]).map_err(|error| {
+        let exit = match error.place {
+            Place::File { .. } => Exit::Config,
+            Place::Flag | Place::Env => Exit::Usage,
+        };
+        Failure {
+            exit,
+            error: error.into(),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run(args: &[&str]) -> Effective {
+        let args = ["aksnet-agent", "run"].iter().chain(args);
+        match Cli::try_parse_from(args).unwrap().command {
+            Some(Action::Run(settings)) => settings.effective().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_is_a_flag_a_key_and_a_variable_and_nothing_else_is() {
+        let command = Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        let mut flags: Vec<&str> = run
+            .get_arguments()
+            .filter_map(Arg::get_long)
+            .filter(|f| !["config", "help"].contains(f))
+            .collect();
+        flags.sort_unstable();
+        let mut keys: Vec<String> = SETTINGS.iter().map(Setting::flag).collect();
+        keys.sort_unstable();
+        assert_eq!(flags, keys);
+        for setting in SETTINGS {
+            assert_eq!(
+                setting.env(),
+                format!("AKSNET_{}", setting.key.to_uppercase())
+            );
+            let value = "x".to_owned();
+            let found = merge::from_env(|name| (name == setting.env()).then(|| value.clone()));
+            assert_eq!(found.len(), 1);
+            assert_eq!(found[0].setting.key, setting.key);
+            let read = file::read("f", &format!("{} = 'x'", setting.key)).unwrap();
+            assert_eq!(read[0].setting.key, setting.key);
+        }
+    }
+
+    #[test]
+    fn lists_are_repeated_or_separated_by_commas() {
+        let config = run(&["--uplink", "eth0", "--uplink=eth1,eth2"]).config;
+        assert_eq!(config.uplink, ["eth0", "eth1", "eth2"]);
+    }
+
+    #[test]
+    fn a_switch_needs_no_value() {
+        assert!(run(&["--bpf-stats", "--sample", "1"]).config.bpf_stats);
+        assert!(!run(&["--bpf-stats=false"]).config.bpf_stats);
+    }
+
+    #[test]
+    fn bad_values_exit_by_where_they_stand() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, "sampel = 4\n").unwrap();
+        let settings = Settings {
+            config: Some(path.clone()),
+            given: vec![],
+        };
+        let failure = settings.effective().unwrap_err();
+        assert_eq!(failure.exit, Exit::Config);
+        assert!(
+            failure
+                .to_string()
+                .ends_with("agent.toml:1: unknown key 'sampel'; did you mean 'sample'?")
+        );
+        std::fs::write(&path, "").unwrap();
+        let settings = Settings {
+            config: Some(path),
+            given: vec![("sample", vec!["5".into()])],
+        };
+        assert_eq!(settings.effective().unwrap_err().exit, Exit::Usage);
+        let settings = Settings {
+            config: Some(dir.path().join("none.toml")),
+            given: vec![],
+        };
+        assert_eq!(settings.effective().unwrap_err().exit, Exit::NoInput);
+    }
+}

@@ -1,0 +1,307 @@
+//! The cause of a drop: what the kernel's reason and the place in its code mean on a node.
+//!
+//! Reasons come as names, as their numbers move between kernels. The symbol of the code that dropped the
+//! packet is the second witness, and the only one where the kernel says no more than NOT_SPECIFIED. Whether
+//! a network policy explains a firewall's drop is decided elsewhere.
+
+use std::collections::HashMap;
+
+use crate::plan::Place;
+
+/// What a drop means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// A network policy denies it.
+    Policy,
+    /// AKS's standing block of Azure's wireserver or metadata service.
+    AzurePlatformBlock,
+    /// Connection tracking: invalid, table full.
+    Conntrack,
+    /// Address translation failed.
+    Nat,
+    /// No route, or a route that says no.
+    Route,
+    /// The next hop's link address is not known.
+    Neighbour,
+    /// Reverse-path filter: the source could not have come in there.
+    RpFilter,
+    /// No socket wants it, or its buffer is full, or TCP refuses it.
+    Socket,
+    /// A queue in front of a device or CPU is full.
+    Queue,
+    /// A netfilter rule that no policy explains.
+    Firewall,
+    /// Anything else.
+    Other,
+}
+
+impl Cause {
+    /// The value of the label `cause`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::AzurePlatformBlock => "azure_platform_block",
+            Self::Conntrack => "conntrack",
+            Self::Nat => "nat",
+            Self::Route => "route",
+            Self::Neighbour => "neighbour",
+            Self::RpFilter => "rp_filter",
+            Self::Socket => "socket",
+            Self::Queue => "queue",
+            Self::Firewall => "firewall",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Which way a dropped packet went, as a network policy sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// From a pod of this node.
+    Egress,
+    /// To a pod of this node, from elsewhere.
+    Ingress,
+    /// Neither.
+    None,
+}
+
+impl Direction {
+    /// Of a packet between two places.
+    #[must_use]
+    pub fn between(src: Place, dst: Place) -> Self {
+        match (src, dst) {
+            (Place::LocalPod, _) => Self::Egress,
+            (_, Place::LocalPod) => Self::Ingress,
+            _ => Self::None,
+        }
+    }
+
+    /// The value of the label `direction`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+            Self::None => "",
+        }
+    }
+}
+
+/// The names behind the numbers in a drop, as the running kernel has them.
+///
+/// Of a kernel's 200,000 functions only those are kept that [`cause`] tells something by.
+#[derive(Clone, Debug, Default)]
+pub struct DropNames {
+    reasons: HashMap<u32, Box<str>>,
+    /// Start and end addresses and names of functions, ascending.
+    symbols: Vec<(u64, u64, Box<str>)>,
+}
+
+impl DropNames {
+    /// Names of reasons by number (`SKB_DROP_REASON_` is taken off, and case does not matter), and of all
+    /// functions by start address, in any order: a function ends where the next one starts.
+    pub fn new(
+        reasons: impl IntoIterator<Item = (u32, String)>,
+        symbols: impl IntoIterator<Item = (u64, String)>,
+    ) -> Self {
+        let reasons = reasons.into_iter().map(|(number, name)| {
+            let name = name.strip_prefix("SKB_DROP_REASON_").unwrap_or(&name);
+            (number, name.to_ascii_lowercase().into())
+        });
+        let mut all: Vec<(u64, Option<Box<str>>)> = symbols
+            .into_iter()
+            .map(|(start, name)| {
+                let telling = cause("", &name) != Cause::Other;
+                (start, telling.then(|| name.into()))
+            })
+            .collect();
+        all.sort_unstable();
+        let ends: Vec<u64> = all.iter().map(|(start, _)| *start).skip(1).collect();
+        let symbols = all.into_iter().zip(ends.into_iter().chain([u64::MAX]));
+        let symbols = symbols.filter_map(|((start, name), end)| Some((start, end, name?)));
+        Self {
+            reasons: reasons.collect(),
+            symbols: symbols.collect(),
+        }
+    }
+
+    /// The name of a reason in lower case; its number where the kernel's list has none.
+    #[must_use]
+    pub fn reason(&self, number: u32) -> String {
+        match self.reasons.get(&number) {
+            Some(name) => name.to_string(),
+            None => number.to_string(),
+        }
+    }
+
+    /// The function that an address lies in; empty where it tells nothing about the cause.
+    #[must_use]
+    pub fn symbol(&self, address: u64) -> &str {
+        let after = self
+            .symbols
+            .partition_point(|(start, ..)| *start <= address);
+        match after.checked_sub(1).and_then(|at| self.symbols.get(at)) {
+            Some((_, end, name)) if address < *end => name,
+            _ => "",
+        }
+    }
+}
+
+/// What a reason (in lower case) at a place in the kernel's code means.
+#[must_use]
+pub fn cause(reason: &str, symbol: &str) -> Cause {
+    let at = |prefixes: &[&str]| prefixes.iter().any(|p| symbol.starts_with(p));
+    let is = |prefixes: &[&str]| prefixes.iter().any(|p| reason.starts_with(p));
+
+    // The code that dropped it says more than the reason, where it belongs to one subsystem alone.
+    if at(&["nf_conntrack", "__nf_conntrack", "nf_ct_"]) {
+        return Cause::Conntrack;
+    }
+    if at(&["nf_nat", "__nf_nat", "nf_xfrm_me_harder"]) {
+        return Cause::Nat;
+    }
+    // NFQUEUE: the program that judges packets in user space said no, or was not there.
+    if at(&["nfqnl_", "nf_reinject", "nf_queue", "__nf_queue"]) {
+        return Cause::Firewall;
+    }
+    if is(&["ip_rpfilter"]) {
+        return Cause::RpFilter;
+    }
+    if is(&["netfilter_drop"]) || at(&["nf_hook_slow", "nft_do_chain", "ipt_do_table"]) {
+        return Cause::Firewall;
+    }
+    if is(&[
+        "ip_innoroutes",
+        "ip_outnoroutes",
+        "ip_local_source",
+        "ip_invalid_source",
+        "ip_invalid_dest",
+        "ip_localnet",
+        "lwtunnel",
+    ]) {
+        return Cause::Route;
+    }
+    if is(&["neigh_"]) {
+        return Cause::Neighbour;
+    }
+    if is(&["no_socket", "socket_", "tcp_", "udp_", "proto_mem", "unix_"]) {
+        return Cause::Socket;
+    }
+    if is(&["qdisc_", "cpu_backlog", "full_ring", "queue_purge"]) {
+        return Cause::Queue;
+    }
+    // Older kernels, and code that gives no reason.
+    if at(&["neigh_", "__neigh", "arp_", "ndisc_"]) {
+        Cause::Neighbour
+    } else if at(&[
+        "ip_error",
+        "ip_route_",
+        "ip6_pkt_d",
+        "ip6_route_",
+        "ip_forward",
+        "ip6_forward",
+        "dst_discard",
+    ]) {
+        Cause::Route
+    } else if at(&[
+        "tcp_", "udp_", "__udp", "udp6_", "udpv6_", "raw_", "rawv6_", "sock_", "__tcp", "sk_",
+    ]) {
+        Cause::Socket
+    } else if at(&[
+        "__dev_queue",
+        "__dev_xmit",
+        "enqueue_to_backlog",
+        "netif_rx",
+    ]) && !is(&["tc_"])
+    {
+        Cause::Queue
+    } else {
+        Cause::Other
+    }
+}
+
+/// The cause, knowing also where the packet was to go: AKS's own rules stop pods from reaching the
+/// wireserver (TCP 80 and 32526) and, where so configured, the metadata service.
+#[must_use]
+pub fn cause_to(reason: &str, symbol: &str, dst: Place, dst_port: u16) -> Cause {
+    match cause(reason, symbol) {
+        Cause::Firewall
+            if (dst == Place::Wireserver && matches!(dst_port, 80 | 32_526))
+                || (dst == Place::Metadata && dst_port == 80) =>
+        {
+            Cause::AzurePlatformBlock
+        }
+        cause => cause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_and_location_name_the_cause() {
+        for (reason, symbol, expected) in [
+            ("netfilter_drop", "nf_hook_slow", Cause::Firewall),
+            ("netfilter_drop", "nft_do_chain", Cause::Firewall),
+            ("not_specified", "nfqnl_reinject", Cause::Firewall),
+            ("not_specified", "nf_queue", Cause::Firewall),
+            ("not_specified", "nf_hook_slow", Cause::Firewall),
+            ("netfilter_drop", "nf_conntrack_confirm", Cause::Conntrack),
+            ("ip_innoroutes", "ip_error", Cause::Route),
+            ("not_specified", "ip_error", Cause::Route),
+            ("not_specified", "ip6_pkt_drop", Cause::Route),
+            ("ip_outnoroutes", "ip6_pkt_drop", Cause::Route),
+            ("ip_rpfilter", "ip_rcv_finish_core", Cause::RpFilter),
+            ("neigh_failed", "neigh_invalidate", Cause::Neighbour),
+            ("not_specified", "arp_error_report", Cause::Neighbour),
+            ("no_socket", "tcp_v4_rcv", Cause::Socket),
+            ("socket_rcvbuff", "sock_queue_rcv_skb", Cause::Socket),
+            (
+                "tcp_invalid_sequence",
+                "tcp_validate_incoming",
+                Cause::Socket,
+            ),
+            ("qdisc_drop", "__dev_queue_xmit", Cause::Queue),
+            ("cpu_backlog", "enqueue_to_backlog", Cause::Queue),
+            ("tc_ingress", "__netif_receive_skb_core", Cause::Other),
+            ("tc_egress", "__dev_queue_xmit", Cause::Other),
+            ("ip_inhdr", "ip_rcv_core", Cause::Other),
+        ] {
+            assert_eq!(cause(reason, symbol), expected, "{reason} at {symbol}");
+        }
+    }
+
+    #[test]
+    fn the_wireserver_block_is_aks_own() {
+        let to = |place, port| cause_to("netfilter_drop", "nf_hook_slow", place, port);
+        assert_eq!(to(Place::Wireserver, 80), Cause::AzurePlatformBlock);
+        assert_eq!(to(Place::Wireserver, 32_526), Cause::AzurePlatformBlock);
+        assert_eq!(to(Place::Wireserver, 53), Cause::Firewall);
+        assert_eq!(to(Place::Metadata, 80), Cause::AzurePlatformBlock);
+        assert_eq!(to(Place::Internet, 80), Cause::Firewall);
+        assert_eq!(
+            cause_to("ip_innoroutes", "ip_error", Place::Wireserver, 80),
+            Cause::Route
+        );
+    }
+
+    #[test]
+    fn names_are_the_running_kernels() {
+        let names = DropNames::new(
+            [(12, "SKB_DROP_REASON_NETFILTER_DROP".to_owned())],
+            [
+                (0x2000, "nf_hook_slow".to_owned()),
+                (0x3000, "kfree".to_owned()),
+                (0x1000, "ip_error".to_owned()),
+            ],
+        );
+        assert_eq!(names.reason(12), "netfilter_drop");
+        assert_eq!(names.reason(13), "13");
+        assert_eq!(names.symbol(0x0fff), "");
+        assert_eq!(names.symbol(0x1000), "ip_error");
+        assert_eq!(names.symbol(0x20a0), "nf_hook_slow");
+        assert_eq!(names.symbol(0x3001), "");
+    }
+}

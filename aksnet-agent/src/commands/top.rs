@@ -1,0 +1,161 @@
+//! `aksnet-agent top --raw`: the busiest flows, one line each, from the running agent, or from programs
+//! that are loaded for as long as somebody looks.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{
+    agent::{Agent, Load},
+    board::Board,
+    cli::Top,
+    commands::{run::Deadline, runtime, stop_signal},
+    config::Effective,
+    exit::{Exit, Failure, OrExit},
+    preflight,
+    socket::{
+        client::Client,
+        protocol::{TopQuery, TopSource},
+        server::Claim,
+    },
+};
+
+/// Turns a row into a line for people and scripts.
+pub type RowText = fn(&Value) -> String;
+
+/// Shows rows until `--count` looks, the end of the pipe, or a signal.
+///
+/// # Errors
+/// See `docs/exit-codes.md`.
+pub fn top(
+    args: &Top,
+    effective: &Effective,
+    text: RowText,
+    load: impl Load,
+) -> Result<(), Failure> {
+    let query = TopQuery {
+        interval: args.interval,
+        limit: args.limit,
+        sort: args.sort,
+    };
+    let mut printer = Printer {
+        text: if args.json { Value::to_string } else { text },
+        left: args.count.unwrap_or(u64::MAX),
+    };
+    if let Some(client) = Client::connect(&effective.config.socket)? {
+        let mut looks = client.top(query)?;
+        while printer.left > 0
+            && let Some(rows) = looks.next()
+        {
+            if printer.print(&rows?)?.is_none() {
+                break;
+            }
+        }
+        return Ok(());
+    }
+    preflight::check()?;
+    let mut effective = effective.clone();
+    // Rows are no fresher than the sweeps.
+    let config = &mut effective.config;
+    config.interval = config.interval.min(query.interval());
+    runtime()?.block_on(alone(&effective, &query, printer, load))
+}
+
+/// With programs of its own.
+async fn alone(
+    effective: &Effective,
+    query: &TopQuery,
+    mut printer: Printer,
+    load: impl Load,
+) -> Result<(), Failure> {
+    let stop = stop_signal()?;
+    // Whoever looks next reads from this one: two agents would attach to the same interfaces.
+    let claim = Claim::take(&effective.config.socket)?;
+    let board = Arc::new(Board::new(effective));
+    let mut agent = Agent::start(effective, board.clone(), load).await?;
+    let top: Arc<dyn TopSource> = agent.top();
+    let looks = async {
+        let mut reader = top.open();
+        let _before = reader.rows(query);
+        while printer.left > 0 {
+            tokio::time::sleep(query.interval()).await;
+            if printer.print(&reader.rows(query))?.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let ended = agent.live(async {
+        tokio::select! {
+            looked = looks => looked,
+            _signal = stop => Ok(()),
+            () = claim.serve(board, top.clone()) => Ok(()),
+        }
+    });
+    let ended = ended.await;
+    let _deadline = Deadline::after(Duration::from_secs(2));
+    agent.end();
+    ended?
+}
+
+struct Printer {
+    text: RowText,
+    left: u64,
+}
+
+impl Printer {
+    /// One look. `None` when nobody reads any more (`top --raw | head`).
+    fn print(&mut self, rows: &[Value]) -> Result<Option<()>, Failure> {
+        self.left -= 1;
+        let lines: String = rows.iter().map(|row| (self.text)(row) + "\n").collect();
+        let mut out = io::stdout().lock();
+        match out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
+            Ok(()) => Ok(Some(())),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(None),
+            Err(error) => Err(error).or_exit(Exit::Os),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        attachments::tests::Fake,
+        cli::Sort,
+        commands::run::tests::{Accounts, effective, load, network},
+        node::{netlink::Netlink, tests::netns},
+    };
+
+    #[test]
+    fn without_an_agent_it_watches_for_as_long_as_it_looks() {
+        netns::run(|pod| async move {
+            let dir = tempfile::tempdir().unwrap();
+            let effective = effective(dir.path());
+            network(&Netlink::open().unwrap(), pod).await;
+            let (fake, accounts) = (Fake::default(), Accounts::default());
+            let query = TopQuery {
+                interval: 0.2,
+                limit: 3,
+                sort: Sort::Bytes,
+            };
+            let printer = Printer {
+                text: Value::to_string,
+                left: 2,
+            };
+            let seen = fake.clone();
+            let watched = move |c: &_, n: &_, b: &_| {
+                assert!(seen.attached().is_empty());
+                load(&seen, &accounts)(c, n, b)
+            };
+            alone(&effective, &query, printer, watched).await.unwrap();
+            assert!(fake.attached().is_empty(), "nothing stays attached");
+            assert_eq!(fake.log().iter().filter(|l| *l == "+veth0").count(), 1);
+            assert!(!effective.config.socket.exists());
+        });
+    }
+}

@@ -1,0 +1,200 @@
+//! What the agent is told: values that are checked and typed, from flags, environment and file.
+//!
+//! [`settings`] is the one table from which the flags, the keys of the file and the environment variables
+//! are made; [`file`] reads a file into raw values, [`merge`] lays the sources over each other and keeps
+//! where each value came from.
+
+// The table of settings, and how their values are read.
+pub mod settings;
+
+pub mod duration;
+
+mod value;
+
+// Where values come from.
+pub mod file;
+
+pub mod merge;
+
+pub mod suggest;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+
+use crate::{
+    metrics::{MetricsConfig, OverheadBudget},
+    node::pattern::Pattern,
+};
+
+pub use merge::{ConfigError, Effective, Origin};
+
+/// The agent's settings; see the table in [`settings`] for what each means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the admin HTTP server listens.
+    pub listen: SocketAddr,
+    /// The local socket that `top` reads from.
+    pub socket: PathBuf,
+    /// Uplinks by name; empty: the devices of the default routes.
+    pub uplink: Vec<String>,
+    /// Pod interfaces by name or glob; empty: found by their peers, bridges and routes.
+    pub pod_interface: Vec<Pattern>,
+    /// How programs are attached.
+    pub attach: Attach,
+    /// This node's name in Kubernetes; empty: the host name.
+    pub node_name: String,
+    /// Where pods live.
+    pub pod_cidr: Vec<IpNet>,
+    /// Where services' virtual addresses live.
+    pub service_cidr: Vec<IpNet>,
+    /// Where nodes live.
+    pub node_cidr: Vec<IpNet>,
+    /// The virtual network.
+    pub vnet_cidr: Vec<IpNet>,
+    /// Private endpoints.
+    pub private_endpoint_cidr: Vec<IpNet>,
+    /// Ranges that have a name of their own in labels.
+    pub named_cidr: Vec<(String, IpNet)>,
+    /// Cells in the flow table.
+    pub flow_cells: u32,
+    /// Entries in the table that takes the flows of full buckets.
+    pub spill_entries: u32,
+    /// One packet in this many is timed.
+    pub sample: u32,
+    /// So many first packets of each flow are timed as well.
+    pub first_packets: u32,
+    /// Time between sweeps.
+    pub interval: Duration,
+    /// A flow without packets for so long gives its cell back.
+    pub idle_timeout: Duration,
+    /// The most series a metric may have; what is beyond is folded into `other`.
+    pub series_limit: usize,
+    /// NAT that costs a later packet of a connection more than this is flagged.
+    pub nat_budget: Duration,
+    /// NAT that costs the packet that opens a connection more than this is flagged.
+    pub nat_budget_first: Duration,
+    /// What the datapath's own log passes on.
+    pub bpf_log: BpfLog,
+    /// Whether the kernel accounts the programs' run time while the agent runs.
+    pub bpf_stats: bool,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What is logged: a level, or `tracing` directives.
+    pub log: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let metrics = MetricsConfig::default();
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9435)),
+            socket: PathBuf::from("/run/aksnet/agent.sock"),
+            uplink: Vec::new(),
+            pod_interface: Vec::new(),
+            attach: Attach::Auto,
+            node_name: String::new(),
+            pod_cidr: Vec::new(),
+            service_cidr: Vec::new(),
+            node_cidr: Vec::new(),
+            vnet_cidr: Vec::new(),
+            private_endpoint_cidr: Vec::new(),
+            named_cidr: Vec::new(),
+            flow_cells: 65_536,
+            spill_entries: 16_384,
+            sample: 64,
+            first_packets: 4,
+            interval: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(30),
+            series_limit: metrics.series_limit,
+            nat_budget: Duration::from_nanos(metrics.overhead_budget.established_ns),
+            nat_budget_first: Duration::from_nanos(metrics.overhead_budget.first_ns),
+            bpf_log: BpfLog::Off,
+            bpf_stats: false,
+            log_format: LogFormat::Human,
+            log: "info".to_owned(),
+        }
+    }
+}
+
+impl Config {
+    /// What concerns the metrics.
+    #[must_use]
+    pub fn metrics(&self) -> MetricsConfig {
+        // The bounds of the settings are far below 2^64 ns.
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        MetricsConfig {
+            series_limit: self.series_limit,
+            overhead_budget: OverheadBudget {
+                first_ns: ns(self.nat_budget_first),
+                established_ns: ns(self.nat_budget),
+            },
+        }
+    }
+}
+
+/// An enum whose values have names on the command line.
+macro_rules! named {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$vdoc])* $variant,)+
+        }
+
+        impl $name {
+            /// The names that can be written.
+            pub const NAMES: &[&str] = &[$($text),+];
+
+            /// The name of this one.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// The one with this name.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($text => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+named! {
+    /// How programs are attached to interfaces.
+    Attach {
+        /// tcx where the kernel has it, else clsact.
+        Auto = "auto",
+        /// tcx links only (kernel 6.6).
+        Tcx = "tcx",
+        /// Filters on a clsact qdisc only.
+        Clsact = "clsact",
+    }
+}
+
+named! {
+    /// The least severe of the datapath's own messages that is passed on.
+    BpfLog {
+        /// None: the code for them is not even in the programs.
+        Off = "off",
+        /// Errors.
+        Error = "error",
+        /// And warnings.
+        Warn = "warn",
+        /// And information.
+        Info = "info",
+        /// And everything else.
+        Debug = "debug",
+    }
+}
+
+named! {
+    /// How log lines look.
+    LogFormat {
+        /// For people.
+        Human = "human",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}

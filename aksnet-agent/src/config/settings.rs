@@ -1,0 +1,433 @@
+//! The one table of settings. Flags (`--pod-cidr`), keys of the config file (`pod_cidr`), environment
+//! variables (`AKSNET_POD_CIDR`), their help, the effective config that is printed and logged: all are made
+//! from it, so that they cannot drift apart.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{Attach, BpfLog, Config, LogFormat, duration, value};
+use crate::node::pattern::Pattern;
+
+/// One setting.
+pub struct Setting {
+    /// Its key in the file.
+    pub key: &'static str,
+    /// What stands for its value in the help.
+    pub value_name: &'static str,
+    /// How many values it takes.
+    pub arity: Arity,
+    /// Under which heading the help lists it.
+    pub heading: &'static str,
+    /// What it does.
+    pub help: &'static str,
+    /// Reads its values: exactly one unless [`Arity::Many`].
+    pub set: fn(&mut Config, &[String]) -> Result<(), String>,
+    /// Writes its values so that `set` reads them back.
+    pub get: fn(&Config) -> Vec<String>,
+}
+
+impl std::fmt::Debug for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.key)
+    }
+}
+
+/// How many values a setting takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arity {
+    /// A flag: present or not, or with `=true` and `=false`.
+    Switch,
+    /// One.
+    One,
+    /// A list; repeated or comma-separated.
+    Many,
+}
+
+impl Setting {
+    /// The flag without its dashes.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        self.key.replace('_', "-")
+    }
+
+    /// The environment variable.
+    #[must_use]
+    pub fn env(&self) -> String {
+        format!("AKSNET_{}", self.key.to_ascii_uppercase())
+    }
+}
+
+/// The setting with this key.
+#[must_use]
+pub fn by_key(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|s| s.key == key)
+}
+
+const OUTPUTS: &str = "Outputs";
+const INTERFACES: &str = "Interfaces";
+const PLAN: &str = "Address plan (what is not given is taken from routes and addresses)";
+const DATAPATH: &str = "Datapath";
+const ACCOUNTS: &str = "Accounts";
+const LOG: &str = "Log";
+
+/// One bucket.
+const MIN_CELLS: u32 = 4;
+const _: () = assert!(MIN_CELLS as usize == aksnet_common::flow::WAYS);
+/// 384 bytes each: 1.5 GiB.
+const MAX_CELLS: u32 = 1 << 22;
+
+fn all<T>(values: &[String], read: fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    values.iter().map(|v| read(v)).collect()
+}
+
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}
+
+/// A setting in one line per property.
+macro_rules! setting {
+    ($key:ident, $value_name:literal, $arity:ident, $heading:expr, $help:literal,
+     |$v:ident| $read:expr, |$c:ident| $write:expr) => {
+        Setting {
+            key: stringify!($key),
+            value_name: $value_name,
+            arity: Arity::$arity,
+            heading: $heading,
+            help: $help,
+            set: |config, $v| {
+                config.$key = $read;
+                Ok(())
+            },
+            get: |$c| $write,
+        }
+    };
+}
+
+/// All settings, in the order of the help.
+pub static SETTINGS: &[Setting] = &[
+    setting!(
+        listen,
+        "ADDRESS:PORT",
+        One,
+        OUTPUTS,
+        "Where /metrics, /live, /ready and /status are served",
+        |v| value::listen(&v[0])?,
+        |c| vec![c.listen.to_string()]
+    ),
+    setting!(
+        socket,
+        "PATH",
+        One,
+        OUTPUTS,
+        "The local socket from which `aksnet-agent top` reads",
+        |v| PathBuf::from(&v[0]),
+        |c| vec![c.socket.display().to_string()]
+    ),
+    setting!(
+        series_limit,
+        "N",
+        One,
+        OUTPUTS,
+        "The most series a metric may have; what is beyond is counted in a series 'other'",
+        |v| value::number(&v[0], 10, 1_000_000)? as usize,
+        |c| vec![c.series_limit.to_string()]
+    ),
+    setting!(
+        uplink,
+        "INTERFACE",
+        Many,
+        INTERFACES,
+        "The node's ways out; else the devices of the default routes",
+        |v| all(v, value::interface)?,
+        |c| c.uplink.clone()
+    ),
+    setting!(
+        pod_interface,
+        "INTERFACE|GLOB",
+        Many,
+        INTERFACES,
+        "The host sides of the pods' interfaces, e.g. 'veth*'; else found by peer, bridge, route and name",
+        |v| all(v, Pattern::new)?,
+        |c| texts(&c.pod_interface)
+    ),
+    setting!(
+        attach,
+        "HOW",
+        One,
+        INTERFACES,
+        "auto, tcx or clsact; auto takes tcx where the kernel has it (6.6)",
+        |v| value::choice(&v[0], Attach::NAMES, Attach::from_name)?,
+        |c| vec![c.attach.name().to_owned()]
+    ),
+    setting!(
+        node_name,
+        "NAME",
+        One,
+        PLAN,
+        "This node's name in Kubernetes; else the host name",
+        |v| v[0].clone(),
+        |c| vec![c.node_name.clone()]
+    ),
+    setting!(
+        pod_cidr,
+        "CIDR",
+        Many,
+        PLAN,
+        "Where the cluster's pods live",
+        |v| all(v, value::cidr)?,
+        |c| texts(&c.pod_cidr)
+    ),
+    setting!(
+        service_cidr,
+        "CIDR",
+        Many,
+        PLAN,
+        "Where services' virtual addresses live; cannot be seen from routes",
+        |v| all(v, value::cidr)?,
+        |c| texts(&c.service_cidr)
+    ),
+    setting!(
+        node_cidr,
+        "CIDR",
+        Many,
+        PLAN,
+        "Where the cluster's nodes live",
+        |v| all(v, value::cidr)?,
+        |c| texts(&c.node_cidr)
+    ),
+    setting!(
+        vnet_cidr,
+        "CIDR",
+        Many,
+        PLAN,
+        "The virtual network and its peers; else the uplinks' subnets",
+        |v| all(v, value::cidr)?,
+        |c| texts(&c.vnet_cidr)
+    ),
+    setting!(
+        private_endpoint_cidr,
+        "CIDR",
+        Many,
+        PLAN,
+        "Where private endpoints live",
+        |v| all(v, value::cidr)?,
+        |c| texts(&c.private_endpoint_cidr)
+    ),
+    setting!(
+        named_cidr,
+        "NAME=CIDR",
+        Many,
+        PLAN,
+        "Ranges that get a name of their own in labels, e.g. onprem=10.50.0.0/16",
+        |v| all(v, value::named_cidr)?,
+        |c| c
+            .named_cidr
+            .iter()
+            .map(|(name, net)| format!("{name}={net}"))
+            .collect()
+    ),
+    setting!(
+        flow_cells,
+        "N",
+        One,
+        DATAPATH,
+        "Cells in the flow table (384 bytes each), a power of two",
+        |v| value::power_of_two(
+            &v[0],
+            MIN_CELLS,
+            MAX_CELLS,
+            "a packet finds its flow's cell by the low bits of a hash"
+        )?,
+        |c| vec![c.flow_cells.to_string()]
+    ),
+    setting!(
+        spill_entries,
+        "N",
+        One,
+        DATAPATH,
+        "Entries in the table that takes flows whose bucket is full",
+        |v| value::number(&v[0], 1, 1 << 22)?,
+        |c| vec![c.spill_entries.to_string()]
+    ),
+    setting!(
+        sample,
+        "N",
+        One,
+        DATAPATH,
+        "One packet in N is timed on the NAT path, a power of two; 1 times every packet",
+        |v| value::power_of_two(
+            &v[0],
+            1,
+            1 << 20,
+            "the programs decide by the low bits of the packet's number"
+        )?,
+        |c| vec![c.sample.to_string()]
+    ),
+    setting!(
+        first_packets,
+        "N",
+        One,
+        DATAPATH,
+        "So many first packets of each flow are timed, whatever --sample says",
+        |v| value::number(&v[0], 0, 1 << 16)?,
+        |c| vec![c.first_packets.to_string()]
+    ),
+    setting!(
+        bpf_log,
+        "LEVEL",
+        One,
+        DATAPATH,
+        "Passes on the datapath's own messages: off, error, warn, info or debug",
+        |v| value::choice(&v[0], BpfLog::NAMES, BpfLog::from_name)?,
+        |c| vec![c.bpf_log.name().to_owned()]
+    ),
+    setting!(
+        bpf_stats,
+        "true|false",
+        Switch,
+        DATAPATH,
+        "Has the kernel account the run time of BPF programs while the agent runs; makes each run dearer",
+        |v| value::flag(&v[0])?,
+        |c| vec![c.bpf_stats.to_string()]
+    ),
+    setting!(
+        interval,
+        "TIME",
+        One,
+        ACCOUNTS,
+        "Time between sweeps of the flow table",
+        // Below, a sweep could read a closing cell before the last packet has left it (QUIET_MS).
+        |v| value::time(&v[0], Duration::from_millis(100), Duration::from_mins(1))?,
+        |c| vec![duration::show(c.interval)]
+    ),
+    setting!(
+        idle_timeout,
+        "TIME",
+        One,
+        ACCOUNTS,
+        "A flow without packets for so long gives its cell back",
+        |v| value::time(&v[0], Duration::from_secs(1), Duration::from_hours(24))?,
+        |c| vec![duration::show(c.idle_timeout)]
+    ),
+    setting!(
+        nat_budget,
+        "TIME",
+        One,
+        ACCOUNTS,
+        "NAT that costs a later packet of a connection more than this is flagged in aksnet_nat_overhead_flagged",
+        |v| value::time(&v[0], Duration::ZERO, Duration::from_secs(1))?,
+        |c| vec![duration::show(c.nat_budget)]
+    ),
+    setting!(
+        nat_budget_first,
+        "TIME",
+        One,
+        ACCOUNTS,
+        "The same for the packet that opens a connection, which walks the nat rules",
+        |v| value::time(&v[0], Duration::ZERO, Duration::from_secs(1))?,
+        |c| vec![duration::show(c.nat_budget_first)]
+    ),
+    setting!(
+        log,
+        "LEVEL",
+        One,
+        LOG,
+        "off, error, warn, info, debug or trace; or directives such as warn,aksnet_agent::node=debug",
+        |v| value::log_filter(&v[0])?,
+        |c| vec![c.log.clone()]
+    ),
+    setting!(
+        log_format,
+        "FORMAT",
+        One,
+        LOG,
+        "human or json",
+        |v| value::choice(&v[0], LogFormat::NAMES, LogFormat::from_name)?,
+        |c| vec![c.log_format.name().to_owned()]
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_of_config_has_one_setting() {
+        // The Debug form of a struct names its fields.
+        let debug = format!("{:#?}", Config::default());
+        let fields: Vec<&str> = debug
+            .lines()
+            .filter(|l| l.starts_with("    ") && !l.starts_with("     "))
+            .filter_map(|l| l.trim().split_once(':').map(|(name, _)| name))
+            .collect();
+        let mut keys: Vec<&str> = SETTINGS.iter().map(|s| s.key).collect();
+        assert_eq!(fields.len(), keys.len());
+        keys.sort_unstable();
+        keys.dedup();
+        for field in &fields {
+            assert!(keys.contains(field), "{field} has no setting");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut config = Config {
+            uplink: vec!["eth0".into()],
+            pod_interface: vec![Pattern::new("azv*").unwrap()],
+            pod_cidr: vec![
+                "10.244.0.0/16".parse().unwrap(),
+                "fd00::/56".parse().unwrap(),
+            ],
+            named_cidr: vec![("onprem".into(), "10.50.0.0/16".parse().unwrap())],
+            interval: Duration::from_millis(250),
+            bpf_stats: true,
+            ..Config::default()
+        };
+        let before = config.clone();
+        for setting in SETTINGS {
+            let written = (setting.get)(&config);
+            (setting.set)(&mut config, &written).unwrap();
+        }
+        assert_eq!(config, before);
+    }
+
+    #[test]
+    fn defaults_are_within_their_own_bounds() {
+        let mut config = Config::default();
+        for setting in SETTINGS {
+            let written = (setting.get)(&config);
+            (setting.set)(&mut config, &written).unwrap_or_else(|e| panic!("{}: {e}", setting.key));
+        }
+        assert_eq!(config, Config::default());
+    }
+
+    /// A setting's row in `docs/configuration.md`.
+    fn row(setting: &Setting) -> String {
+        let default = (setting.get)(&Config::default()).join(",");
+        let default = if default.is_empty() {
+            String::new()
+        } else {
+            format!("`{default}`")
+        };
+        let many = if setting.arity == Arity::Many {
+            " (list)"
+        } else {
+            ""
+        };
+        let value = setting.value_name.replace('|', "\\|");
+        let help = setting.help;
+        format!(
+            "| `{}` | {value}{many} | {default} | {help} |\n",
+            setting.key
+        )
+    }
+
+    #[test]
+    fn the_page_has_every_setting_as_it_is() {
+        let rows: String = SETTINGS.iter().map(row).collect();
+        let page = include_str!("../../../docs/configuration.md");
+        assert!(
+            page.contains(&rows),
+            "put these rows into docs/configuration.md:\n{rows}"
+        );
+    }
+}

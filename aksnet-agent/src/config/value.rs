@@ -1,0 +1,223 @@
+//! How single values are read: each reader's error says what is wrong with the value and what would be
+//! right. Which setting it was, and where it stands, is added by the caller.
+
+use std::{net::SocketAddr, str::FromStr, time::Duration};
+
+use ipnet::IpNet;
+
+use super::{duration, suggest};
+
+/// Names of the address plan that no configured range may take.
+const RESERVED: [&str; 11] = [
+    "internet",
+    "vnet",
+    "azure_platform",
+    "private_endpoint",
+    "private",
+    "node",
+    "api_server",
+    "local_dns",
+    "link_local",
+    "other",
+    "unknown",
+];
+
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
+    SocketAddr::from_str(text).map_err(|_| {
+        format!("'{text}' is not ADDRESS:PORT; write for example 127.0.0.1:9435 or [::]:9435")
+    })
+}
+
+pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
+    let Ok(net) = IpNet::from_str(text) else {
+        return Err(match std::net::IpAddr::from_str(text) {
+            Ok(std::net::IpAddr::V4(a)) => {
+                format!("'{text}' has no prefix length; for the one address write {a}/32")
+            }
+            Ok(std::net::IpAddr::V6(a)) => {
+                format!("'{text}' has no prefix length; for the one address write {a}/128")
+            }
+            Err(_) => format!(
+                "'{text}' is not a CIDR; write for example 10.244.0.0/16 or fd00:10:244::/56"
+            ),
+        });
+    };
+    if net.trunc() != net {
+        return Err(format!(
+            "'{text}' has bits set beyond its prefix; write {}",
+            net.trunc()
+        ));
+    }
+    Ok(net)
+}
+
+pub(super) fn named_cidr(text: &str) -> Result<(String, IpNet), String> {
+    let Some((name, net)) = text.split_once('=') else {
+        return Err(format!(
+            "'{text}' is not NAME=CIDR; write for example onprem=10.50.0.0/16"
+        ));
+    };
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.".contains(c);
+    if name.is_empty() || name.len() > 63 || !name.chars().all(plain) {
+        return Err(format!(
+            "'{name}' cannot be a range's name: it becomes a label value, so it takes up to 63 of a-z 0-9 _ - ."
+        ));
+    }
+    if RESERVED.contains(&name) {
+        return Err(format!(
+            "the name '{name}' has a meaning of its own in labels; take another"
+        ));
+    }
+    Ok((name.to_owned(), cidr(net)?))
+}
+
+pub(super) fn interface(text: &str) -> Result<String, String> {
+    let pattern = crate::node::pattern::Pattern::new(text)?;
+    if pattern.is_glob() {
+        return Err(format!("'{text}' is a pattern; an uplink is named in full"));
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn number(text: &str, least: u32, most: u32) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|n| (least..=most).contains(n))
+        .ok_or_else(|| format!("'{text}' is not a whole number from {least} to {most}"))
+}
+
+/// `why`: what the power of two is for.
+pub(super) fn power_of_two(text: &str, least: u32, most: u32, why: &str) -> Result<u32, String> {
+    let n = number(text, least, most).map_err(|e| format!("{e} that is a power of two: {why}"))?;
+    if !n.is_power_of_two() {
+        let above = n.next_power_of_two();
+        return Err(format!(
+            "{n} is not a power of two: {why}; the nearest are {} and {above}",
+            above / 2
+        ));
+    }
+    Ok(n)
+}
+
+pub(super) fn time(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let time = duration::parse(text)?;
+    if (least..=most).contains(&time) {
+        Ok(time)
+    } else {
+        Err(format!(
+            "{} is not from {} to {}",
+            duration::show(time),
+            duration::show(least),
+            duration::show(most)
+        ))
+    }
+}
+
+pub(super) fn flag(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(format!("'{text}' is neither true nor false")),
+    }
+}
+
+pub(super) fn choice<T>(
+    text: &str,
+    names: &[&'static str],
+    from_name: fn(&str) -> Option<T>,
+) -> Result<T, String> {
+    from_name(text).ok_or_else(|| {
+        format!(
+            "'{text}' is none of {}{}",
+            names.join(", "),
+            suggest::hint(text, names.iter().copied())
+        )
+    })
+}
+
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::builder()
+        .parse(text)
+        .map(|_| text.to_owned())
+        .map_err(|e| {
+            format!(
+                "'{text}' is neither a level (off, error, warn, info, debug, trace) nor a list of \
+                 target=level: {e}"
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_cidr_is_answered_with_the_right_one() {
+        assert!(
+            cidr("10.244.1.5/16")
+                .unwrap_err()
+                .contains("write 10.244.0.0/16")
+        );
+        assert!(
+            cidr("10.244.0.0")
+                .unwrap_err()
+                .contains("write 10.244.0.0/32")
+        );
+        assert!(cidr("fd00::1").unwrap_err().contains("write fd00::1/128"));
+        assert!(cidr("10.244.0.0/33").unwrap_err().contains("not a CIDR"));
+        assert!(cidr("pods").unwrap_err().contains("not a CIDR"));
+    }
+
+    #[test]
+    fn powers_of_two_are_explained_with_the_nearest() {
+        let e = power_of_two("1000", 4, 4096, "cells are found by hash").unwrap_err();
+        assert!(e.contains("512 and 1024") && e.contains("by hash"), "{e}");
+        assert!(
+            power_of_two("3", 4, 4096, "x")
+                .unwrap_err()
+                .contains("from 4 to 4096")
+        );
+        assert_eq!(power_of_two("4096", 4, 4096, "x"), Ok(4096));
+    }
+
+    #[test]
+    fn names_of_ranges_become_labels() {
+        assert!(named_cidr("onprem=10.50.0.0/16").is_ok());
+        assert!(
+            named_cidr("10.50.0.0/16")
+                .unwrap_err()
+                .contains("NAME=CIDR")
+        );
+        assert!(
+            named_cidr("On Prem=10.50.0.0/16")
+                .unwrap_err()
+                .contains("label")
+        );
+        assert!(
+            named_cidr("internet=10.50.0.0/16")
+                .unwrap_err()
+                .contains("meaning")
+        );
+    }
+
+    #[test]
+    fn choices_list_themselves() {
+        let e = choice(
+            "tcxx",
+            crate::config::Attach::NAMES,
+            crate::config::Attach::from_name,
+        )
+        .unwrap_err();
+        assert_eq!(
+            e,
+            "'tcxx' is none of auto, tcx, clsact; did you mean 'tcx'?"
+        );
+    }
+
+    #[test]
+    fn log_filters_are_checked_before_they_are_used() {
+        assert!(log_filter("info").is_ok());
+        assert!(log_filter("warn,aksnet_agent=debug").is_ok());
+        assert!(log_filter("a=b=c").is_err());
+    }
+}

@@ -1,0 +1,216 @@
+//! Label values: symbols for names that are learnt at run time, fixed names for the rest.
+//!
+//! A symbol is a small number that stands for a string, so that a label set is a few words that compare and
+//! hash fast. Symbols are never forgotten; the series budget bounds how many reach a series.
+
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
+
+use aksnet_common::{packet, passage::NatKind};
+
+use crate::classify::{Class, Scope};
+
+/// The value of an identity label in a series that stands for many.
+pub const OTHER: &str = "other";
+
+/// A string known to a [`Symbols`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Symbol(u32);
+
+impl Symbol {
+    /// The empty string: no value.
+    pub const EMPTY: Self = Self(0);
+    /// [`OTHER`].
+    pub const OTHER: Self = Self(1);
+}
+
+/// The strings behind the symbols.
+#[derive(Clone, Debug)]
+pub struct Symbols {
+    strings: Vec<Arc<str>>,
+    numbers: HashMap<Arc<str>, Symbol>,
+}
+
+impl Default for Symbols {
+    fn default() -> Self {
+        let mut symbols = Self {
+            strings: Vec::new(),
+            numbers: HashMap::new(),
+        };
+        symbols.intern("");
+        symbols.intern(OTHER);
+        symbols
+    }
+}
+
+impl Symbols {
+    /// The symbol of a string.
+    pub fn intern(&mut self, string: &str) -> Symbol {
+        if let Some(symbol) = self.numbers.get(string) {
+            return *symbol;
+        }
+        let Ok(number) = u32::try_from(self.strings.len()) else {
+            return Symbol::OTHER;
+        };
+        let string: Arc<str> = string.into();
+        self.strings.push(Arc::clone(&string));
+        self.numbers.insert(string, Symbol(number));
+        Symbol(number)
+    }
+
+    /// The string of a symbol.
+    #[must_use]
+    pub fn get(&self, symbol: Symbol) -> &str {
+        self.strings
+            .get(symbol.0 as usize)
+            .map_or("", AsRef::as_ref)
+    }
+}
+
+/// One end of a flow, as labels name it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Party {
+    /// Kubernetes namespace.
+    pub namespace: Symbol,
+    /// Owning controller, node, or the address plan's name.
+    pub workload: Symbol,
+}
+
+impl Party {
+    /// The party of a series that stands for many.
+    pub const OTHER: Self = Self {
+        namespace: Symbol::OTHER,
+        workload: Symbol::OTHER,
+    };
+}
+
+/// A set of label values that identifies a series.
+pub trait LabelSet: Copy + Eq + std::hash::Hash {
+    /// The labels' names, in the order of their values.
+    const NAMES: &'static [&'static str];
+
+    /// The same set with [`OTHER`] for every label that comes from the cluster's size. What remains takes its
+    /// values from short fixed lists.
+    #[must_use]
+    fn folded(self) -> Self;
+
+    /// The values, in the order of the names.
+    fn values(&self, symbols: &Symbols) -> Vec<String>;
+}
+
+/// The labels of the flow families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowLabels {
+    /// Kind of traffic.
+    pub class: Class,
+    /// What the node's NAT did to the connection.
+    pub nat: NatKind,
+    /// How far it reaches.
+    pub scope: Scope,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub family: u8,
+    /// Who sent these packets.
+    pub src: Party,
+    /// To whom.
+    pub dst: Party,
+}
+
+impl LabelSet for FlowLabels {
+    const NAMES: &'static [&'static str] = &[
+        "class",
+        "nat",
+        "scope",
+        "protocol",
+        "family",
+        "src_namespace",
+        "src_workload",
+        "dst_namespace",
+        "dst_workload",
+    ];
+
+    fn folded(self) -> Self {
+        Self {
+            src: Party::OTHER,
+            dst: Party::OTHER,
+            ..self
+        }
+    }
+
+    fn values(&self, symbols: &Symbols) -> Vec<String> {
+        let mut values: Vec<String> = vec![
+            self.class.name().into(),
+            nat_name(self.nat).into(),
+            self.scope.name().into(),
+            protocol_name(self.protocol).into(),
+            family_name(self.family).into(),
+        ];
+        push_parties(&mut values, symbols, self.src, self.dst);
+        values
+    }
+}
+
+/// Appends the identity labels of both ends.
+pub(super) fn push_parties(values: &mut Vec<String>, symbols: &Symbols, src: Party, dst: Party) {
+    for symbol in [src.namespace, src.workload, dst.namespace, dst.workload] {
+        values.push(symbols.get(symbol).to_owned());
+    }
+}
+
+/// The value of the label `nat`.
+#[must_use]
+pub const fn nat_name(nat: NatKind) -> &'static str {
+    match nat {
+        NatKind::None => "none",
+        NatKind::Snat => "snat",
+        NatKind::Dnat => "dnat",
+        NatKind::Both => "both",
+    }
+}
+
+/// The value of the label `family`.
+#[must_use]
+pub const fn family_name(family: u8) -> &'static str {
+    match family {
+        4 => "ipv4",
+        6 => "ipv6",
+        _ => "",
+    }
+}
+
+/// The value of the label `protocol`: a name where one is common, else the number.
+#[must_use]
+pub fn protocol_name(protocol: u8) -> Cow<'static, str> {
+    Cow::Borrowed(match protocol {
+        packet::ICMP => "icmp",
+        2 => "igmp",
+        4 => "ipip",
+        packet::TCP => "tcp",
+        packet::UDP => "udp",
+        packet::DCCP => "dccp",
+        41 => "ipv6",
+        47 => "gre",
+        50 => "esp",
+        51 => "ah",
+        packet::ICMPV6 => "icmpv6",
+        packet::SCTP => "sctp",
+        packet::UDPLITE => "udplite",
+        other => return Cow::Owned(other.to_string()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_string_has_one_symbol() {
+        let mut symbols = Symbols::default();
+        let a = symbols.intern("a");
+        assert_eq!(symbols.intern("a"), a);
+        assert_ne!(symbols.intern("b"), a);
+        assert_eq!(symbols.get(a), "a");
+        assert_eq!(symbols.intern(""), Symbol::EMPTY);
+        assert_eq!(symbols.intern(OTHER), Symbol::OTHER);
+    }
+}

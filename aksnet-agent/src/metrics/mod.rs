@@ -1,0 +1,200 @@
+//! What Prometheus sees. The collector adds to the families' series; the registry shows them.
+//!
+//! Counters are integers and exact; they become floating point only on the way out. All families are
+//! listed in [`describe()`], and how many series each may have is bounded by [`budget`].
+
+pub mod labels;
+
+pub mod budget;
+
+pub mod histogram;
+
+pub mod flow;
+
+pub mod nat;
+
+mod drops;
+
+mod tcp;
+
+mod agent;
+
+mod describe;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use prometheus::{
+    Registry, TextEncoder,
+    core::{Collector, Desc},
+    process_collector::ProcessCollector,
+    proto::MetricFamily,
+};
+
+pub use self::{
+    agent::ProgramRuns,
+    describe::{Description, Kind, describe},
+    nat::OverheadBudget,
+    tcp::Outcome,
+};
+pub(crate) use self::{
+    drops::DropLabels,
+    flow::{FlowCounts, FlowHandles},
+};
+
+/// What can be set about the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// The most series a family may have.
+    pub series_limit: usize,
+    /// How much NAT may add before it is flagged.
+    pub overhead_budget: OverheadBudget,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self {
+            series_limit: budget::DEFAULT_LIMIT,
+            overhead_budget: OverheadBudget::default(),
+        }
+    }
+}
+
+/// All series.
+#[derive(Debug)]
+pub(crate) struct Families {
+    pub(crate) symbols: labels::Symbols,
+    pub(crate) flow: flow::FlowFamilies,
+    pub(crate) nat: nat::NatFamilies,
+    pub(crate) drops: drops::DropFamilies,
+    pub(crate) tcp: tcp::TcpFamilies,
+    pub(crate) agent: agent::AgentFamilies,
+}
+
+impl Families {
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut families = Vec::new();
+        let symbols = &self.symbols;
+        self.flow.collect(symbols, &mut families);
+        self.nat.collect(&mut families);
+        self.drops.collect(symbols, &mut families);
+        self.tcp.collect(symbols, &mut families);
+        let mut folded = self.flow.folded().to_vec();
+        folded.extend(self.drops.folded());
+        folded.extend(self.tcp.folded());
+        self.agent.collect(&folded, &mut families);
+        families
+    }
+}
+
+/// A handle to the metrics; clones share them.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    families: Arc<Mutex<Families>>,
+    registry: Registry,
+}
+
+impl Metrics {
+    /// Metrics with all families registered, and the process's own.
+    ///
+    /// # Panics
+    /// If two families have the same name, which a test rules out.
+    #[must_use]
+    pub fn new(config: MetricsConfig) -> Self {
+        let limit = config.series_limit;
+        let families = Families {
+            symbols: labels::Symbols::default(),
+            flow: flow::FlowFamilies::new(limit),
+            nat: nat::NatFamilies::new(config.overhead_budget),
+            drops: drops::DropFamilies::new(limit),
+            tcp: tcp::TcpFamilies::new(limit),
+            agent: agent::AgentFamilies::default(),
+        };
+        let families = Arc::new(Mutex::new(families));
+        let registry = Registry::new();
+        let exposition = Exposition::new(Arc::clone(&families));
+        let registered = registry
+            .register(Box::new(exposition))
+            .and_then(|()| registry.register(Box::new(ProcessCollector::for_self())));
+        assert!(registered.is_ok(), "families collide: {registered:?}");
+        Self { families, registry }
+    }
+
+    /// The series themselves. A sweep holds them from beginning to end, so that a scrape sees whole sweeps.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Families> {
+        // A panic while the lock was held leaves integers that were added to or not: nothing is torn.
+        self.families.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a program is attached and runs.
+    pub fn set_program_up(&self, program: &str, hook: &str, up: bool) {
+        let key = (program.to_owned(), hook.to_owned());
+        self.lock().agent.programs.insert(key, up);
+    }
+
+    /// The kernel's own account of a program; both numbers only grow.
+    pub fn set_program_runs(&self, program: &str, runs: ProgramRuns) {
+        self.lock().agent.runs.insert(program.to_owned(), runs);
+    }
+
+    /// What was built.
+    pub fn set_build(&self, version: &str, revision: &str) {
+        self.lock().agent.build = Some((version.to_owned(), revision.to_owned()));
+    }
+
+    /// How long a sweep took.
+    pub fn observe_sweep(&self, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.lock().agent.sweep(ns);
+    }
+
+    /// The registry, for families that others add.
+    #[must_use]
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// All families in Prometheus' text format.
+    ///
+    /// # Errors
+    /// When a family breaks the format's rules.
+    pub fn encode(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// Shows the families to the registry.
+struct Exposition {
+    families: Arc<Mutex<Families>>,
+    descs: Vec<Desc>,
+}
+
+impl Exposition {
+    fn new(families: Arc<Mutex<Families>>) -> Self {
+        let descs = describe().into_iter().filter_map(|d| {
+            let labels = d.labels.iter().map(|l| (*l).to_owned()).collect();
+            Desc::new(d.name.to_owned(), d.help.to_owned(), labels, HashMap::new()).ok()
+        });
+        let descs = descs.collect();
+        Self { families, descs }
+    }
+}
+
+impl Collector for Exposition {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.families
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

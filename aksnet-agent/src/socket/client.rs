@@ -1,0 +1,108 @@
+//! `top`'s end of the socket. Plain blocking reads: there is nothing else to do meanwhile.
+
+use std::{
+    io::{BufRead, BufReader, ErrorKind, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+};
+
+use serde_json::Value;
+
+use super::protocol::{Answer, Request, TopQuery};
+use crate::exit::{Exit, Failure, OrExit};
+
+/// A connection to the running agent.
+pub struct Client {
+    reader: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects; `None` if no agent is running.
+    ///
+    /// # Errors
+    /// When the socket is there but may not be opened.
+    pub fn connect(path: &Path) -> Result<Option<Self>, Failure> {
+        match UnixStream::connect(path) {
+            Ok(stream) => Ok(Some(Self {
+                reader: BufReader::new(stream),
+            })),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                Ok(None)
+            }
+            Err(error) => {
+                let (exit, hint) = match error.kind() {
+                    ErrorKind::PermissionDenied => (Exit::NoPermission, "; run as root"),
+                    _ => (Exit::Os, ""),
+                };
+                let path = path.display();
+                Err(Failure::new(
+                    exit,
+                    format_args!("cannot open the agent's socket {path}: {error}{hint}"),
+                ))
+            }
+        }
+    }
+
+    /// The busiest flows of each interval, until the agent ends.
+    ///
+    /// # Errors
+    /// When the agent has gone.
+    pub fn top(
+        mut self,
+        query: TopQuery,
+    ) -> Result<impl Iterator<Item = Result<Vec<Value>, Failure>>, Failure> {
+        self.ask(&Request::Top(query))?;
+        Ok(std::iter::from_fn(move || {
+            Some(self.hear().and_then(|answer| match answer {
+                Answer::Rows(rows) => Ok(rows),
+                other => Err(unexpected(&other)),
+            }))
+        }))
+    }
+
+    /// What `/status` shows.
+    ///
+    /// # Errors
+    /// When the agent has gone.
+    pub fn status(mut self) -> Result<Value, Failure> {
+        self.ask(&Request::Status)?;
+        match self.hear()? {
+            Answer::Status(status) => Ok(status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<(), Failure> {
+        let mut line = serde_json::to_vec(request).or_exit(Exit::Software)?;
+        line.push(b'\n');
+        self.reader.get_mut().write_all(&line).map_err(|_| gone())
+    }
+
+    fn hear(&mut self) -> Result<Answer, Failure> {
+        let mut line = String::new();
+        match self.reader.read_line(&mut line) {
+            Ok(n) if n > 0 => serde_json::from_str(&line).or_exit(Exit::Unavailable),
+            _ => Err(gone()),
+        }
+    }
+}
+
+fn gone() -> Failure {
+    Failure::new(
+        Exit::Unavailable,
+        "the agent has ended; start it again, or look at its log",
+    )
+}
+
+fn unexpected(answer: &Answer) -> Failure {
+    let why = match answer {
+        Answer::Error(why) => why.as_str(),
+        _ => "it answered something else",
+    };
+    Failure::new(
+        Exit::Unavailable,
+        format_args!(
+            "the running agent did not understand, perhaps it is of another version: {why}"
+        ),
+    )
+}

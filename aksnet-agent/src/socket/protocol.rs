@@ -1,0 +1,117 @@
+//! What is said over the socket.
+//!
+//! ```text
+//! > {"top":{"interval":1.0,"limit":20,"sort":"bytes"}}
+//! < {"rows":[{...},{...}]}            one line each interval, until the client hangs up
+//! > "status"
+//! < {"status":{...}}
+//! < {"error":"..."}                   to anything else
+//! ```
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cli::Sort;
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// The busiest flows, again and again.
+    Top(TopQuery),
+    /// What `/status` shows.
+    Status,
+}
+
+/// Which rows, how often.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopQuery {
+    /// Seconds between looks.
+    pub interval: f64,
+    /// Rows per look.
+    pub limit: usize,
+    /// What makes a flow busy.
+    #[serde(default)]
+    pub sort: Sort,
+}
+
+impl TopQuery {
+    /// The time between looks, within reason.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        let seconds = if self.interval.is_nan() {
+            1.0
+        } else {
+            self.interval
+        };
+        Duration::from_secs_f64(seconds.clamp(0.1, 3600.0))
+    }
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// One look.
+    Rows(Vec<Value>),
+    /// What `/status` shows.
+    Status(Value),
+    /// The request was not understood.
+    Error(String),
+}
+
+/// Where rows come from.
+pub trait TopSource: Send + Sync {
+    /// A reader of its own for each client: rows are what happened since its last look.
+    fn open(&self) -> Box<dyn TopReader>;
+}
+
+/// One client's view.
+pub trait TopReader: Send {
+    /// The busiest flows since the call before; the first call has nothing to compare with.
+    fn rows(&mut self, query: &TopQuery) -> Vec<Value>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_read_as_documented() {
+        let top = r#"{"top":{"interval":1.0,"limit":20,"sort":"nat_time"}}"#;
+        let request: Request = serde_json::from_str(top).unwrap();
+        assert_eq!(
+            request,
+            Request::Top(TopQuery {
+                interval: 1.0,
+                limit: 20,
+                sort: Sort::NatTime
+            })
+        );
+        assert_eq!(
+            serde_json::from_str::<Request>("\"status\"").unwrap(),
+            Request::Status
+        );
+    }
+
+    #[test]
+    fn intervals_stay_within_reason() {
+        for (given, taken) in [
+            (0.0, 0.1),
+            (-5.0, 0.1),
+            (f64::NAN, 1.0),
+            (2.0, 2.0),
+            (1e9, 3600.0),
+        ] {
+            let query = TopQuery {
+                interval: given,
+                limit: 1,
+                sort: Sort::Bytes,
+            };
+            assert_eq!(query.interval(), Duration::from_secs_f64(taken), "{given}");
+        }
+    }
+}

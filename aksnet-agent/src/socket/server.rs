@@ -1,0 +1,176 @@
+//! The agent's end of the socket.
+
+use std::{
+    fs,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
+};
+
+use super::protocol::{Answer, Request, TopQuery, TopSource};
+use crate::{
+    board::Board,
+    exit::{Exit, Failure},
+};
+
+/// A request longer than this is no request.
+const LONGEST_REQUEST: u64 = 64 * 1024;
+
+/// The socket, taken: nobody else has it, and it is removed when this is dropped.
+pub struct Claim {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Another agent may have taken the path meanwhile, if somebody removed the file.
+        if fs::symlink_metadata(&self.path).is_ok_and(|m| m.ino() == self.inode) {
+            let _gone = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Claim {
+    /// Takes the path. A socket that a killed agent left is replaced; a living agent's is not.
+    ///
+    /// # Errors
+    /// When another agent lives there, something else stands there, or the directory cannot be written.
+    pub fn take(path: &Path) -> Result<Self, Failure> {
+        let failed = |what: &str, error: std::io::Error| {
+            let exit = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => Exit::NoPermission,
+                _ => Exit::CantCreate,
+            };
+            let path = path.display();
+            Failure::new(
+                exit,
+                format_args!(
+                    "cannot {what} the socket {path}: {error}; choose another with --socket"
+                ),
+            )
+        };
+        if let Ok(present) = fs::symlink_metadata(path) {
+            let shown = path.display();
+            if !present.file_type().is_socket() {
+                return Err(Failure::new(
+                    Exit::CantCreate,
+                    format_args!(
+                        "{shown} is there and is no socket; remove it, or choose another with --socket"
+                    ),
+                ));
+            }
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(Failure::new(
+                    Exit::CantCreate,
+                    format_args!(
+                        "another agent is running and answers at {shown}; two would attach to the same \
+                         interfaces. Stop it first (or, to watch another network namespace, choose \
+                         another path with --socket)"
+                    ),
+                ));
+            }
+        }
+        let directory = path.parent().filter(|d| !d.as_os_str().is_empty());
+        if let Some(directory) = directory {
+            fs::create_dir_all(directory).map_err(|e| failed("create the directory of", e))?;
+        }
+        // Made under another name, closed to others, then moved: there is no moment in which anybody else
+        // could open it, and the move also replaces what a killed agent left.
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}", std::process::id()));
+        let made = path.with_file_name(name);
+        let _left = fs::remove_file(&made);
+        let taken = UnixListener::bind(&made).and_then(|listener| {
+            fs::set_permissions(&made, fs::Permissions::from_mode(0o600))?;
+            let inode = fs::symlink_metadata(&made)?.ino();
+            fs::rename(&made, path)?;
+            Ok((listener, inode))
+        });
+        match taken {
+            Ok((listener, inode)) => Ok(Self {
+                listener,
+                path: path.to_owned(),
+                inode,
+            }),
+            Err(error) => {
+                let _left = fs::remove_file(&made);
+                Err(failed("create", error))
+            }
+        }
+    }
+
+    /// Answers clients until it is cancelled.
+    pub async fn serve(&self, board: Arc<Board>, top: Arc<dyn TopSource>) {
+        let mut clients = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let (board, top) = (board.clone(), top.clone());
+                        clients.spawn(async move {
+                            if let Err(error) = answer(stream, &board, top.as_ref()).await {
+                                tracing::debug!("a client of the socket went away: {error}");
+                            }
+                        });
+                    }
+                    Err(error) => {
+                        tracing::warn!("the socket accepts no client: {error}");
+                        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    }
+                },
+                Some(_) = clients.join_next() => {}
+            }
+        }
+    }
+}
+
+async fn answer(stream: UnixStream, board: &Board, top: &dyn TopSource) -> std::io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut lines = BufReader::new(read.take(LONGEST_REQUEST)).lines();
+    while let Some(line) = lines.next_line().await? {
+        match serde_json::from_str(&line) {
+            Ok(Request::Status) => say(&mut write, &Answer::Status(board.status())).await?,
+            Ok(Request::Top(query)) => {
+                tokio::select! {
+                    ended = stream_rows(&mut write, top, &query) => return ended,
+                    // The client says nothing more: either it hung up, or it wants something else.
+                    _ = lines.next_line() => return Ok(()),
+                }
+            }
+            Err(error) => {
+                let text = format!("not a request: {error}");
+                say(&mut write, &Answer::Error(text)).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn stream_rows(
+    write: &mut OwnedWriteHalf,
+    top: &dyn TopSource,
+    query: &TopQuery,
+) -> std::io::Result<()> {
+    let mut reader = top.open();
+    // From here on everything counts; the first look tells what happened in the first interval.
+    let _before = reader.rows(query);
+    let mut looks = tokio::time::interval(query.interval());
+    looks.tick().await;
+    loop {
+        looks.tick().await;
+        say(write, &Answer::Rows(reader.rows(query))).await?;
+    }
+}
+
+async fn say(write: &mut OwnedWriteHalf, answer: &Answer) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    write.write_all(&line).await
+}

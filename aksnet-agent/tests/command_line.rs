@@ -1,0 +1,132 @@
+//! The binary: what it prints and how it ends. Nothing here needs root.
+
+use std::{
+    os::unix::process::CommandExt,
+    process::{Command, Output},
+};
+
+/// Arguments, environment, exit code, what the message says.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a str);
+
+fn agent(args: &[&str], env: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_aksnet-agent"))
+        .args(args)
+        .env_clear()
+        .envs(env.iter().copied())
+        .output()
+        .unwrap()
+}
+
+fn fails(args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
+    let output = agent(args, env);
+    assert!(output.stdout.is_empty(), "{output:?}");
+    let error = String::from_utf8(output.stderr).unwrap();
+    (output.status.code().unwrap(), error)
+}
+
+#[test]
+fn version_has_a_revision() {
+    let output = agent(&["--version"], &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    assert!(
+        text.starts_with(concat!("aksnet-agent ", env!("CARGO_PKG_VERSION"), " (")),
+        "{text}"
+    );
+}
+
+#[test]
+fn help_is_no_failure() {
+    assert!(agent(&["run", "--help"], &[]).status.success());
+    assert_eq!(agent(&[], &[]).status.code(), Some(64));
+}
+
+#[test]
+fn config_prints_each_value_with_its_origin() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.toml");
+    std::fs::write(&file, "sample = 16\nfirst_packets = 2\n").unwrap();
+    let file = file.to_str().unwrap();
+    let output = agent(
+        &["config", "--sample", "8"],
+        &[
+            ("AKSNET_CONFIG", file),
+            ("AKSNET_POD_CIDR", "10.244.0.0/16,fd00::/56"),
+        ],
+    );
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "sample = 8  # flag".to_owned(),
+        format!("first_packets = 2  # {file}:2"),
+        "pod_cidr = [\"10.244.0.0/16\", \"fd00::/56\"]  # environment".to_owned(),
+        "interval = \"1s\"  # default".to_owned(),
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn bad_input_is_one_line_and_a_code_by_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.toml");
+    std::fs::write(&file, "# mine\nlog = \"info\"\nflow_cell = 4\n").unwrap();
+    let file = file.to_str().unwrap();
+    let cases: &[Case<'_>] = &[
+        (
+            &["run", "--pod-cidr", "10.244.0.0/99"],
+            &[],
+            64,
+            "--pod-cidr: '10.244.0.0/99' is not a CIDR",
+        ),
+        (
+            &["config"],
+            &[("AKSNET_SAMPLE", "3")],
+            64,
+            "AKSNET_SAMPLE: 3 is not a power of two",
+        ),
+        (
+            &["config", "--config", file],
+            &[],
+            78,
+            "agent.toml:3: unknown key 'flow_cell'; did you mean 'flow_cells'?",
+        ),
+        (
+            &["config", "--config", "/nonexistent.toml"],
+            &[],
+            66,
+            "/nonexistent.toml",
+        ),
+    ];
+    for (args, env, code, text) in cases {
+        let (status, error) = fails(args, env);
+        assert_eq!(status, *code, "{error}");
+        assert!(
+            error.starts_with("aksnet-agent: ") && error.contains(text),
+            "{error}"
+        );
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    assert_eq!(fails(&["run", "--no-such-flag"], &[]).0, 64);
+}
+
+#[test]
+fn without_capabilities_it_says_which_and_how_to_get_them() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_aksnet-agent"));
+    command.arg("run").env("AKSNET_LOG", "error");
+    if nix::unistd::geteuid().is_root() {
+        // nobody
+        command.uid(65_534).gid(65_534);
+    }
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) => {
+            eprintln!("skipped: the binary lies where nobody else may run it: {error}");
+            return;
+        }
+    };
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(77), "{error}");
+    assert!(error.contains("CAP_NET_ADMIN"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
