@@ -1,5 +1,34 @@
 //! From the maps' counters, which only grow, to what happened since the last look.
 
+// Where counts are read from.
 pub mod source;
 
+// A source that tests and benchmarks play packets into.
+#[doc(hidden)]
+pub mod fake;
+
+// What a cell's counters added.
+pub mod delta;
+
+// Which flow replies to which.
+pub mod join;
+
+// The sweep over all cells, and its steps.
+pub mod sweep;
+
+mod judge;
+
+mod remains;
+
+mod handshake;
+
+// What a drop means.
 pub mod cause;
+
+pub use self::{
+    cause::DropNames,
+    sweep::{Accounted, CollectConfig, Collector, Now, SweepReport},
+};
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,13 @@ pub trait Source {
     /// unchanged), or, where a program kept writing, `sequence` is odd and the translation is not to be used.
     fn cold(&self, cell: u32) -> ColdCell;
 
+    /// How many packets of the cell were timed so far, those that left and those that were dropped: a cheap
+    /// look at whether anything changed in its timed half.
+    fn timed(&self, cell: u32) -> u64 {
+        let cold = self.cold(cell);
+        cold.exits + cold.drops
+    }
+
     /// Lets no further packet join the cell. False if it was not live.
     fn close(&self, cell: u32) -> bool;
 

@@ -40,10 +40,7 @@ pub use self::{
     nat::OverheadBudget,
     tcp::Outcome,
 };
-pub(crate) use self::{
-    drops::DropLabels,
-    flow::{FlowCounts, FlowHandles},
-};
+pub(crate) use self::{drops::DropLabels, flow::FlowCounts};
 
 /// What can be set about the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

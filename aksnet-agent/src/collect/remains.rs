@@ -1,0 +1,250 @@
+//! What is not in a cell: flows that spilled, packets that were dropped, and the totals.
+
+use std::collections::{HashMap, HashSet};
+
+use aksnet_common::{
+    drops::{DropKey, DropStats},
+    flow::{ColdCell, FlowKey, HotCell, SpillStats},
+    packet::TCP,
+    stats::Role,
+};
+
+use super::{
+    cause::{Direction, cause_to},
+    join::{self, Side},
+    judge::{Half, facts, labels, party},
+    source::Source,
+    sweep::{Collector, Sweep},
+};
+use crate::{
+    classify::classify,
+    metrics::{DropLabels, FlowCounts, labels::FlowLabels},
+    plan::{Place, Plan, Site},
+};
+
+/// How many kinds of drops without a live flow are remembered for `top`.
+const ORPHANS: usize = 256;
+/// For how long, in nanoseconds.
+const ORPHAN_AGE_NS: u64 = 60_000_000_000;
+
+/// What was remembered of packets that do not have a cell.
+#[derive(Debug, Default)]
+pub(super) struct Orphans {
+    /// Drops whose tuple is no live flow's: counted together, as long as they are recent.
+    pub(super) drops: HashMap<DropKey, DropStats>,
+    /// Flows in the spill that was taken last: one that is still there opened nothing.
+    spilled: HashSet<FlowKey>,
+}
+
+impl Collector {
+    /// Takes and folds everything that is not in a cell.
+    pub(super) fn take_remains<S: Source>(&mut self, source: &mut S, sweep: &mut Sweep) {
+        match source.take_spill() {
+            Ok(spill) => self.fold_spill(source, sweep, &spill),
+            Err(error) => sweep
+                .report
+                .errors
+                .push(format!("spilled flows: {error:#}")),
+        }
+        match source.take_drops() {
+            Ok(drops) => self.fold_drops(source, sweep, drops),
+            Err(error) => sweep.report.errors.push(format!("drops: {error:#}")),
+        }
+        match source.totals() {
+            Ok(totals) => sweep.families.agent.totals = totals,
+            Err(error) => sweep.report.errors.push(format!("totals: {error:#}")),
+        }
+    }
+
+    fn fold_spill<S: Source>(
+        &mut self,
+        source: &S,
+        sweep: &mut Sweep,
+        spill: &[(FlowKey, SpillStats)],
+    ) {
+        let before = std::mem::take(&mut self.orphans.spilled);
+        for (key, stats) in spill {
+            sweep.report.spilled += 1;
+            let (side, labels) = self.judge_spilled(source, sweep, key, stats);
+            let opens = key.protocol == TCP || (side == Side::Originator && !before.contains(key));
+            let counts = FlowCounts {
+                packets: stats.skbs + stats.gso_packets,
+                bytes: stats.bytes + stats.gso_bytes,
+                connections: if opens { stats.connections } else { 0 },
+            };
+            let handles = sweep.families.flow.handles(labels);
+            sweep.families.flow.add(handles, counts);
+            self.accounted.skbs += stats.skbs;
+            self.accounted.packets += counts.packets;
+            self.accounted.bytes += counts.bytes;
+            self.accounted.connections += counts.connections;
+            self.orphans.spilled.insert(*key);
+        }
+    }
+
+    /// A spilled flow has no translation of its own, but perhaps a partner that has.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "only whether there is any matters"
+    )]
+    fn judge_spilled<S: Source>(
+        &self,
+        source: &S,
+        sweep: &mut Sweep,
+        key: &FlowKey,
+        stats: &SpillStats,
+    ) -> (Side, FlowLabels) {
+        let mut hot = HotCell {
+            key: *key,
+            ..HotCell::default()
+        };
+        if key.protocol == TCP {
+            hot.connections = stats.connections.min(1) as u32;
+        }
+        let half = Half::new(hot, &ColdCell::default());
+        if let Some(partner) = self.mirror(source, &half, u32::MAX) {
+            let (labels, _) = self.labels(source, sweep, partner);
+            let labels = FlowLabels {
+                src: labels.dst,
+                dst: labels.src,
+                ..labels
+            };
+            return (self.side(partner).other(), labels);
+        }
+        let evidence = join::evidence(&half.hot, None, sweep.plan);
+        let side = evidence.unwrap_or_else(|| match key.protocol {
+            TCP => join::guess(&key.tuple()),
+            _ => Side::Originator,
+        });
+        let verdict = classify(&facts(&half, side, None), sweep.plan);
+        let labels = labels(sweep.families, sweep.plan, &half, side, &verdict);
+        (side, labels)
+    }
+
+    fn fold_drops<S: Source>(
+        &mut self,
+        source: &S,
+        sweep: &mut Sweep,
+        drops: Vec<(DropKey, DropStats)>,
+    ) {
+        let now = sweep.now.monotonic_ns;
+        self.orphans
+            .drops
+            .retain(|_, stats| stats.last_ns.saturating_add(ORPHAN_AGE_NS) > now);
+        for (key, stats) in drops {
+            sweep.report.drops += 1;
+            let packets = stats.skbs + stats.gso_packets;
+            let bytes = stats.bytes + stats.gso_bytes;
+            let cell = self.dropped_flow(source, &key, &stats);
+            let labels = self.drop_labels(source, sweep, &key, cell);
+            sweep.families.drops.add(labels, packets, bytes);
+            self.accounted.dropped_packets += packets;
+            self.accounted.dropped_bytes += bytes;
+            if let Some(cell) = cell {
+                let link = &mut self.links[cell as usize];
+                link.drops += packets;
+                link.drop_reason = key.reason;
+                link.dropped_ns = link.dropped_ns.max(stats.last_ns);
+            } else {
+                self.remember_orphan(key, &stats);
+            }
+        }
+    }
+
+    /// The flow that a dropped packet belonged to, if it is live.
+    fn dropped_flow<S: Source>(
+        &self,
+        source: &S,
+        drop: &DropKey,
+        stats: &DropStats,
+    ) -> Option<u32> {
+        // The passage names the cell, unless that has been another's since.
+        if let Some(cell) = stats.cell.checked_sub(1)
+            && let Ok(cell) = u32::try_from(cell)
+            && self.known(cell)
+        {
+            let hot = source.hot(cell);
+            if hot.first_ns <= stats.last_ns && hot.key.protocol == drop.key.protocol {
+                return Some(cell);
+            }
+        }
+        let hash = join::hash(&drop.key, &drop.key.tuple(), self.seed);
+        let known = |cell: &u32| self.known(*cell);
+        let same = |hot: &HotCell| {
+            (hot.key.protocol, hot.key.family) == (drop.key.protocol, drop.key.family)
+        };
+        if let Some(cell) = self.after.get(hash).filter(known) {
+            let half = Half::new(source.hot(cell), &source.cold(cell));
+            if same(&half.hot) && half.after == Some(drop.key.tuple()) {
+                return Some(cell);
+            }
+        }
+        let cell = self.before.get(hash).filter(known)?;
+        let hot = source.hot(cell);
+        (same(&hot) && hot.key.tuple() == drop.key.tuple()).then_some(cell)
+    }
+
+    fn drop_labels<S: Source>(
+        &self,
+        source: &S,
+        sweep: &mut Sweep,
+        drop: &DropKey,
+        cell: Option<u32>,
+    ) -> DropLabels {
+        let (src, dst) = match cell {
+            Some(cell) => {
+                let (_, verdict) = self.verdict(source, sweep.plan, cell);
+                match self.side(cell) {
+                    Side::Originator => (verdict.client, verdict.server),
+                    Side::Reply => (verdict.server, verdict.client),
+                }
+            }
+            None => drop_sites(drop, sweep.plan),
+        };
+        let reason = sweep.names.reason(drop.reason);
+        let symbol = sweep.names.symbol(drop.location);
+        DropLabels {
+            cause: cause_to(&reason, symbol, dst.place, drop.key.dst_port),
+            reason: sweep.families.symbols.intern(&reason),
+            direction: Direction::between(src.place, dst.place),
+            src: party(sweep.families, sweep.plan, src),
+            dst: party(sweep.families, sweep.plan, dst),
+        }
+    }
+
+    /// Remembers a drop without a flow; when there are too many kinds, the oldest makes room.
+    fn remember_orphan(&mut self, key: DropKey, stats: &DropStats) {
+        let drops = &mut self.orphans.drops;
+        if !drops.contains_key(&key) && drops.len() >= ORPHANS {
+            let oldest = drops.iter().min_by_key(|(_, s)| s.last_ns).map(|(k, _)| *k);
+            if let Some(oldest) = oldest {
+                drops.remove(&oldest);
+            }
+        }
+        let sum = drops.entry(key).or_default();
+        sum.skbs += stats.skbs;
+        sum.bytes += stats.bytes;
+        sum.gso_packets += stats.gso_packets;
+        sum.gso_bytes += stats.gso_bytes;
+        sum.syns += stats.syns;
+        sum.passages += stats.passages;
+        sum.last_ns = sum.last_ns.max(stats.last_ns);
+    }
+}
+
+/// The ends of a dropped packet by its own addresses and interfaces.
+pub(super) fn drop_sites(drop: &DropKey, plan: &Plan) -> (Site, Site) {
+    let at_pod = |site: Site, ifindex: u32| match site.place {
+        Place::Link | Place::ThisNode | Place::LocalDns => site,
+        _ if plan.role(ifindex) == Some(Role::Pod) => Plan::site_of(Place::LocalPod),
+        _ => site,
+    };
+    let src = at_pod(plan.site(drop.key.src), drop.iif);
+    // The device is where the packet came in, or where it was to leave.
+    let out = if drop.key.ifindex == drop.iif {
+        0
+    } else {
+        drop.key.ifindex
+    };
+    (src, at_pod(plan.site(drop.key.dst), out))
+}

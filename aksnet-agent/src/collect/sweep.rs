@@ -1,0 +1,570 @@
+//! One sweep: every cell is looked at once, what changed is folded into the metrics, what is idle is retired.
+//!
+//! A flow is judged (joined with its replies, classified, given series) when it is new or when its
+//! translation, its partner or the address plan changes; a steady flow's counts are added to the series it
+//! already has. Folding is exact: a cell's counters are accounted to the last packet, as a cell is given
+//! back only when its counters were read after the last packet that could have found it.
+
+use aksnet_common::{
+    cell::{CLOSING, LIVE, PHASE, QUIET_MS},
+    flow::{ColdCell, HotCell, STAGE_ESTABLISHED, STAGE_FIRST, TIME_BUCKETS},
+    packet::{FIN, RST, TCP},
+};
+
+use super::{
+    cause::DropNames,
+    delta::{CLOSED, ColdSeen, KNOWN, PENDING, RECHECK, REOPENED, REPLY, Seen, TWIN},
+    join::Index,
+    remains::Orphans,
+    source::Source,
+};
+use crate::{
+    metrics::{Families, FlowCounts, Metrics},
+    plan::Plan,
+};
+
+/// What can be set about collecting. All in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CollectConfig {
+    /// A flow without packets for this long is retired.
+    pub idle_ms: u32,
+    /// The same for a TCP flow that has finished or was reset.
+    pub closed_idle_ms: u32,
+    /// A flow is judged when it is this old: its first packet has then left, and its translation is known.
+    pub settle_ms: u32,
+    /// A SYN without an answer for this long is unanswered.
+    pub unanswered_ms: u32,
+}
+
+impl Default for CollectConfig {
+    fn default() -> Self {
+        Self {
+            idle_ms: 60_000,
+            closed_idle_ms: 5_000,
+            settle_ms: 10,
+            unanswered_ms: 10_000,
+        }
+    }
+}
+
+/// The time of a sweep, by both clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// `CLOCK_MONOTONIC`, as the programs read it.
+    pub monotonic_ns: u64,
+    /// Wall time since 1970.
+    pub unix_ms: u64,
+}
+
+/// What a sweep found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SweepReport {
+    /// Cells in use.
+    pub live: u32,
+    /// Flows that had packets since the last sweep.
+    pub changed: u32,
+    /// Flows seen for the first time.
+    pub new: u32,
+    /// Flows too young to be judged; the next sweep has them.
+    pub unsettled: u32,
+    /// Idle cells closed.
+    pub closed: u32,
+    /// Closed cells given back.
+    pub freed: u32,
+    /// Flows that had no cell.
+    pub spilled: u32,
+    /// Kinds of drops.
+    pub drops: u32,
+    /// What the kernel refused to tell; it is asked again in the next sweep, and nothing is lost.
+    pub errors: Vec<String>,
+}
+
+/// Everything accounted so far, for tests of conservation and for status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accounted {
+    /// Packets as the kernel handles them.
+    pub skbs: u64,
+    /// Packets on the wire.
+    pub packets: u64,
+    /// Bytes on the wire, IP length.
+    pub bytes: u64,
+    /// Connections.
+    pub connections: u64,
+    /// Timed packets that left the node.
+    pub exits: u64,
+    /// Timed packets that were dropped.
+    pub timed_drops: u64,
+    /// Dropped packets on the wire.
+    pub dropped_packets: u64,
+    /// Their bytes.
+    pub dropped_bytes: u64,
+}
+
+/// No cell.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// What is seldom needed about a cell's flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    /// Hash of the tuple before NAT, and after it (0: not translated).
+    pub(super) before: u64,
+    pub(super) after: u64,
+    /// When a packet of the flow was last dropped; `CLOCK_MONOTONIC` nanoseconds.
+    pub(super) dropped_ns: u64,
+    pub(super) drops: u64,
+    pub(super) drop_reason: u32,
+    /// The cell of the flow at the other end of the connection, or [`NONE`].
+    pub(super) partner: u32,
+}
+
+impl Link {
+    const NEW: Self = Self {
+        before: 0,
+        after: 0,
+        dropped_ns: 0,
+        drops: 0,
+        drop_reason: 0,
+        partner: NONE,
+    };
+}
+
+/// What a flow did between the last two sweeps.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Last {
+    pub(super) packets: f32,
+    pub(super) bytes: f32,
+}
+
+/// Reads the maps sweep by sweep, and knows every live flow.
+#[derive(Debug)]
+pub struct Collector {
+    pub(super) config: CollectConfig,
+    pub(super) metrics: Metrics,
+    /// Seed of the hashes of tuples, so that nobody outside can aim at one slot.
+    pub(super) seed: u64,
+
+    // By cell.
+    pub(super) seen: Vec<Seen>,
+    pub(super) cold: Vec<ColdSeen>,
+    pub(super) links: Vec<Link>,
+    pub(super) last: Vec<Last>,
+
+    pub(super) before: Index,
+    pub(super) after: Index,
+    pub(super) orphans: Orphans,
+    /// Flows whose SYN waits for its answer.
+    pub(super) pending: Vec<u32>,
+    pub(super) accounted: Accounted,
+
+    // Lists of one sweep, kept for their memory.
+    pub(super) fresh: Vec<u32>,
+    pub(super) rejudged: Vec<u32>,
+    pub(super) rebind: Vec<u32>,
+    pub(super) freeing: Vec<u32>,
+
+    pub(super) started_ns: Option<u64>,
+    pub(super) now: Now,
+    /// Milliseconds between the last two sweeps.
+    pub(super) interval_ms: u32,
+    plan_id: u64,
+}
+
+/// What all steps of a sweep need.
+pub(super) struct Sweep<'a> {
+    pub(super) families: &'a mut Families,
+    pub(super) plan: &'a Plan,
+    pub(super) names: &'a DropNames,
+    pub(super) now: Now,
+    /// Milliseconds of the collector's clock.
+    pub(super) ms: u32,
+    /// The plan is not the one that the flows were judged by.
+    pub(super) replan: bool,
+    /// The last sweep: everything is accounted, nothing is retired.
+    pub(super) last: bool,
+    pub(super) report: SweepReport,
+}
+
+impl Collector {
+    /// A collector that adds to `metrics`. `seed` should be random.
+    #[must_use]
+    pub fn new(config: CollectConfig, metrics: Metrics, seed: u64) -> Self {
+        Self {
+            config,
+            metrics,
+            seed,
+            seen: Vec::new(),
+            cold: Vec::new(),
+            links: Vec::new(),
+            last: Vec::new(),
+            before: Index::default(),
+            after: Index::default(),
+            orphans: Orphans::default(),
+            pending: Vec::new(),
+            accounted: Accounted::default(),
+            fresh: Vec::new(),
+            rejudged: Vec::new(),
+            rebind: Vec::new(),
+            freeing: Vec::new(),
+            started_ns: None,
+            now: Now::default(),
+            interval_ms: 0,
+            plan_id: 0,
+        }
+    }
+
+    /// Everything accounted so far.
+    #[must_use]
+    pub const fn accounted(&self) -> &Accounted {
+        &self.accounted
+    }
+
+    /// The metrics that this collector adds to.
+    #[must_use]
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Looks at every cell once.
+    pub fn sweep<S: Source>(
+        &mut self,
+        source: &mut S,
+        now: Now,
+        plan: &Plan,
+        names: &DropNames,
+    ) -> SweepReport {
+        self.run(source, now, plan, names, false)
+    }
+
+    /// The last sweep, when the programs are detached: accounts everything there is, however young, and
+    /// retires nothing.
+    pub fn finish<S: Source>(
+        &mut self,
+        source: &mut S,
+        now: Now,
+        plan: &Plan,
+        names: &DropNames,
+    ) -> SweepReport {
+        self.run(source, now, plan, names, true)
+    }
+
+    fn run<S: Source>(
+        &mut self,
+        source: &mut S,
+        now: Now,
+        plan: &Plan,
+        names: &DropNames,
+        last: bool,
+    ) -> SweepReport {
+        let metrics = self.metrics.clone();
+        let mut families = metrics.lock();
+        self.make_room(source.cells());
+        let started = *self.started_ns.get_or_insert(now.monotonic_ns);
+        let ms = milliseconds(now.monotonic_ns.saturating_sub(started));
+        let before = milliseconds(self.now.monotonic_ns.saturating_sub(started));
+        self.interval_ms = ms.wrapping_sub(before);
+        self.now = now;
+        let mut sweep = Sweep {
+            families: &mut families,
+            plan,
+            names,
+            now,
+            ms,
+            replan: self.plan_id != plan.id(),
+            last,
+            report: SweepReport::default(),
+        };
+        self.plan_id = plan.id();
+        sweep.families.nat.advance(now.monotonic_ns);
+
+        self.scan(source, &mut sweep);
+        self.judge(source, &mut sweep);
+        self.take_remains(source, &mut sweep);
+        self.settle_handshakes(source, &mut sweep);
+        self.give_back(source, &mut sweep);
+
+        let agent = &mut sweep.families.agent;
+        agent.entries = u64::from(sweep.report.live);
+        agent.limit = u64::from(source.cells());
+        sweep.report
+    }
+
+    fn make_room(&mut self, cells: u32) {
+        let cells = cells as usize;
+        if self.seen.len() < cells {
+            self.seen.resize(cells, Seen::unknown());
+            self.cold.resize(cells, ColdSeen::default());
+            self.links.resize(cells, Link::NEW);
+            self.last.resize(cells, Last::default());
+        }
+    }
+
+    /// Whether the cell holds a flow that has been judged.
+    pub(super) fn known(&self, cell: u32) -> bool {
+        self.seen
+            .get(cell as usize)
+            .is_some_and(|seen| seen.has(KNOWN))
+    }
+
+    /// The cell of the flow at the other end.
+    pub(super) fn partner(&self, cell: u32) -> Option<u32> {
+        let partner = self.links[cell as usize].partner;
+        (partner != NONE && self.known(partner)).then_some(partner)
+    }
+
+    fn scan<S: Source>(&mut self, source: &S, sweep: &mut Sweep) {
+        for cell in 0..source.cells() {
+            let state = source.state(cell);
+            match state & PHASE {
+                LIVE => {
+                    sweep.report.live += 1;
+                    let seen = &self.seen[cell as usize];
+                    if !seen.has(KNOWN) {
+                        self.meet(source, sweep, cell);
+                        continue;
+                    }
+                    let (skbs, bytes) = source.counts(cell);
+                    if skbs != seen.skbs || bytes != seen.bytes || seen.has(RECHECK) || sweep.last {
+                        self.look(source, sweep, cell);
+                    } else {
+                        if sweep.replan {
+                            self.rejudged.push(cell);
+                        }
+                        self.retire(source, sweep, cell);
+                    }
+                }
+                CLOSING => {
+                    sweep.report.live += 1;
+                    self.end(source, sweep, cell);
+                }
+                _ => {
+                    // Nobody but this collector frees cells; if somebody did, the flow is gone.
+                    if self.seen[cell as usize].has(KNOWN) {
+                        self.forget(cell);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A cell whose flow was not there before.
+    fn meet<S: Source>(&mut self, source: &S, sweep: &mut Sweep, cell: u32) {
+        let settled = source
+            .hot(cell)
+            .first_ns
+            .saturating_add(u64::from(self.config.settle_ms) * 1_000_000);
+        if settled > sweep.now.monotonic_ns && !sweep.last {
+            sweep.report.unsettled += 1;
+            return;
+        }
+        sweep.report.new += 1;
+        sweep.report.changed += 1;
+        self.fresh.push(cell);
+    }
+
+    /// A known cell with news: folds it, or leaves it to be judged again first.
+    #[expect(clippy::cast_possible_truncation, reason = "low 32 bits are meant")]
+    fn look<S: Source>(&mut self, source: &S, sweep: &mut Sweep, cell: u32) {
+        let index = cell as usize;
+        let hot = source.hot(cell);
+        let seen = &mut self.seen[index];
+        let moved = hot.skbs != seen.skbs || hot.bytes != seen.bytes;
+        // A look without news is for what the last packet did after it was counted: read everything.
+        let cold = (!moved || sweep.last || source.timed(cell) as u32 != seen.timed)
+            .then(|| source.cold(cell));
+        seen.set(RECHECK, moved);
+        if moved {
+            seen.changed = sweep.ms;
+            sweep.report.changed += 1;
+        }
+        let translated = cold.is_some_and(|cold| self.is_retranslated(cell, &cold));
+        if translated || sweep.replan {
+            self.rejudged.push(cell);
+            return;
+        }
+        let resent = self.fold(sweep, cell, &hot, cold.as_ref());
+        self.fold_retransmits(source, sweep, cell, resent);
+    }
+
+    pub(super) fn is_retranslated(&self, cell: u32, cold: &ColdCell) -> bool {
+        cold.sequence & 1 == 0 && cold.sequence != self.cold[cell as usize].sequence
+    }
+
+    /// Closes a cell that is idle for long enough.
+    fn retire<S: Source>(&mut self, source: &S, sweep: &mut Sweep, cell: u32) {
+        let seen = &self.seen[cell as usize];
+        let mut idle = sweep.ms.wrapping_sub(seen.changed);
+        if idle < self.config.idle_ms.min(self.config.closed_idle_ms) || sweep.last {
+            return;
+        }
+        let over = FIN | RST;
+        let mut finished = seen.tcp & over != 0 && !seen.has(REOPENED);
+        if let Some(partner) = self.partner(cell) {
+            // A connection is retired as a whole: while one side talks, the other keeps its place.
+            let other = &self.seen[partner as usize];
+            if !other.has(CLOSED) {
+                idle = idle.min(sweep.ms.wrapping_sub(other.changed));
+            }
+            finished &= (seen.tcp | other.tcp) & RST != 0 || seen.tcp & other.tcp & FIN != 0;
+        }
+        let allowed = if finished {
+            self.config.closed_idle_ms
+        } else {
+            self.config.idle_ms
+        };
+        if idle >= allowed && source.close(cell) {
+            let seen = &mut self.seen[cell as usize];
+            seen.set(CLOSED, true);
+            seen.changed = sweep.ms;
+            sweep.report.closed += 1;
+        }
+    }
+
+    /// A closing cell: once no packet can be under way to it, its last counts are folded.
+    fn end<S: Source>(&mut self, source: &S, sweep: &mut Sweep, cell: u32) {
+        let index = cell as usize;
+        if !self.seen[index].has(KNOWN) {
+            // Closed by an agent before this one.
+            self.fresh.push(cell);
+            return;
+        }
+        if !self.seen[index].has(CLOSED) {
+            self.seen[index].set(CLOSED, true);
+            self.seen[index].changed = sweep.ms;
+        }
+        let quiet = u64::from(sweep.ms.wrapping_sub(self.seen[index].changed)) > QUIET_MS;
+        if !quiet && !sweep.last {
+            return;
+        }
+        let (hot, cold) = (source.hot(cell), source.cold(cell));
+        if self.is_retranslated(cell, &cold) || sweep.replan {
+            // Judged and folded below; freed by the next sweep.
+            self.rejudged.push(cell);
+            return;
+        }
+        let resent = self.fold(sweep, cell, &hot, Some(&cold));
+        self.fold_retransmits(source, sweep, cell, resent);
+        if !sweep.last {
+            self.freeing.push(cell);
+        }
+    }
+
+    /// Adds what is new in a judged cell to its series; returns how many packets were sent again, for
+    /// [`Self::fold_retransmits`].
+    #[inline]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "rates are shown with three digits"
+    )]
+    pub(super) fn fold(
+        &mut self,
+        sweep: &mut Sweep,
+        cell: u32,
+        hot: &HotCell,
+        cold: Option<&ColdCell>,
+    ) -> u64 {
+        let index = cell as usize;
+        let seen = &mut self.seen[index];
+        let finished = seen.tcp & (FIN | RST) != 0;
+        let delta = seen.advance(hot);
+        let tcp = hot.key.protocol == TCP;
+        // A protocol without SYN has 1 for every cell: replies and second cells open nothing.
+        let connections = if !tcp && (seen.has(REPLY) || seen.has(TWIN)) {
+            0
+        } else {
+            delta.connections
+        };
+        if finished && delta.connections > 0 {
+            seen.set(REOPENED, true);
+        }
+        let counts = FlowCounts {
+            packets: delta.packets,
+            bytes: delta.bytes,
+            connections,
+        };
+        sweep.families.flow.add(seen.handles(), counts);
+        self.last[index] = Last {
+            packets: delta.packets as f32,
+            bytes: delta.bytes as f32,
+        };
+        self.accounted.skbs += delta.skbs;
+        self.accounted.packets += delta.packets;
+        self.accounted.bytes += delta.bytes;
+        self.accounted.connections += connections;
+        if delta.new_syn && tcp && !seen.has(REPLY) && !seen.has(PENDING) {
+            seen.set(PENDING, true);
+            self.pending.push(cell);
+        }
+        if let Some(cold) = cold {
+            self.fold_cold(sweep, cell, cold);
+        }
+        delta.retransmits
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "low 32 bits are meant")]
+    fn fold_cold(&mut self, sweep: &mut Sweep, cell: u32, cold: &ColdCell) {
+        let index = cell as usize;
+        let seen = &mut self.seen[index];
+        seen.timed = (cold.exits + cold.drops) as u32;
+        let mut delta = self.cold[index].advance(cold);
+        self.accounted.exits += delta.exits;
+        self.accounted.timed_drops += delta.drops;
+        if delta.drops > 0 {
+            let link = &mut self.links[index];
+            link.dropped_ns = link.dropped_ns.max(sweep.now.monotonic_ns);
+        }
+        if seen.has(REPLY) {
+            // The first packet of a reply flow finds its connection already known.
+            let [first, established] = &mut delta.times;
+            for (sum, n) in established.iter_mut().zip(first) {
+                *sum += *n;
+                *n = 0;
+            }
+            delta.sum_ns[STAGE_ESTABLISHED] += delta.sum_ns[STAGE_FIRST];
+            delta.sum_ns[STAGE_FIRST] = 0;
+        }
+        for stage in [STAGE_FIRST, STAGE_ESTABLISHED] {
+            if delta.times[stage] != [0; TIME_BUCKETS] || delta.sum_ns[stage] != 0 {
+                sweep.families.nat.add(
+                    seen.class(),
+                    seen.nat(),
+                    stage,
+                    &delta.times[stage],
+                    delta.sum_ns[stage],
+                );
+            }
+        }
+    }
+
+    /// Forgets a cell's flow.
+    pub(super) fn forget(&mut self, cell: u32) {
+        let index = cell as usize;
+        let link = self.links[index];
+        self.before.remove(link.before, cell);
+        self.after.remove(link.after, cell);
+        if link.partner != NONE && self.links[link.partner as usize].partner == cell {
+            self.links[link.partner as usize].partner = NONE;
+        }
+        self.seen[index] = Seen::unknown();
+        self.cold[index] = ColdSeen::default();
+        self.links[index] = Link::NEW;
+        self.last[index] = Last::default();
+    }
+
+    /// Gives back the cells whose last counts are folded.
+    fn give_back<S: Source>(&mut self, source: &S, sweep: &mut Sweep) {
+        for at in 0..self.freeing.len() {
+            let cell = self.freeing[at];
+            self.forget(cell);
+            source.free(cell);
+            sweep.report.freed += 1;
+            sweep.report.live -= 1;
+        }
+        self.freeing.clear();
+    }
+}
+
+/// Milliseconds on the collector's own clock, which wraps after 49 days: only differences count.
+#[expect(clippy::cast_possible_truncation, reason = "wraps, as said")]
+pub(super) fn milliseconds(ns: u64) -> u32 {
+    (ns / 1_000_000) as u32
+}
