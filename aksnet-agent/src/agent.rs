@@ -28,6 +28,12 @@ pub trait Sweeper: Send {
     /// When a map cannot be read; the next sweep may succeed.
     fn sweep(&mut self, now: Instant) -> anyhow::Result<()>;
 
+    /// The last sweep, after the programs are detached: nothing stays unaccounted.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    fn finish(&mut self) -> anyhow::Result<()>;
+
     /// Addresses mean something else from now on.
     fn set_plan(&mut self, plan: Arc<Plan>);
 
@@ -160,7 +166,9 @@ impl Agent {
         let stopping = Readiness::Waiting("stopping".to_owned());
         self.board.post_readiness(stopping);
         self.attachments.detach_all(self.parts.datapath.as_mut());
-        if let Err(error) = self.parts.sweeper.sweep(Instant::now()) {
+        // The tracepoint, too: what the last sweep reads does not change any more.
+        drop(self.parts.datapath);
+        if let Err(error) = self.parts.sweeper.finish() {
             tracing::warn!("the last sweep failed: {error:#}");
         }
         tracing::info!("detached, and swept a last time");
@@ -192,6 +200,8 @@ impl Agent {
     }
 
     fn sweep(&mut self) {
+        // So that the metrics have the programs' own account of this moment.
+        self.board.post_programs(self.parts.datapath.programs());
         let swept = self.parts.sweeper.sweep(Instant::now());
         let failing = swept.is_err();
         let outcome = match swept {

@@ -84,6 +84,11 @@ impl Board {
         posted.programs = programs;
     }
 
+    /// Posts how the programs are doing.
+    pub fn post_programs(&self, programs: Vec<ProgramStatus>) {
+        self.posted().programs = programs;
+    }
+
     /// Posts the outcome of a sweep: how full the tables are, or why it failed.
     pub fn post_sweep(&self, outcome: Result<Value, String>) {
         let mut posted = self.posted();

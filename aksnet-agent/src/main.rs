@@ -68,7 +68,7 @@ fn act(cli: Cli) -> Result<(), Failure> {
                 log,
                 ..effective.config.clone()
             });
-            commands::top::top(&args, &effective, wiring::row_text, wiring::load)
+            commands::top::top(&args, &effective, wiring::rows_text, wiring::load)
         }
     }
 }

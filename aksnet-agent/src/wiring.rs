@@ -1,52 +1,262 @@
 //! Joins the kernel side and the accounts to the agent's life.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
-    agent::Parts,
+    agent::{Parts, Sweeper},
     board::Board,
-    config::Config,
-    exit::{Exit, Failure},
-    node::Node,
+    bpf::{
+        self, LoadOptions, MapSource,
+        attach_error::AttachError,
+        datapath::Datapath,
+        kernel::{self, Kernel},
+        status::ProgramStatus,
+    },
+    cli::{self, REVISION, VERSION},
+    collect::{CollectConfig, Collector, DropNames, Now, SweepReport, source::Source as _},
+    config::{BpfLog, Config},
+    exit::{Exit, Failure, OrExit},
+    metrics::{Metrics, ProgramRuns},
+    node::{Node, interface::Interface},
+    plan::Plan,
+    socket::protocol::{TopQuery, TopReader, TopSource},
+    top,
 };
 
 /// Loads the programs for this node and builds the accounts on their maps.
 ///
 /// # Errors
-/// When the kernel refuses the programs.
-pub fn load(_config: &Config, _node: &Node, _board: &Arc<Board>) -> Result<Parts, Failure> {
-    Err(Failure::new(
-        Exit::Software,
-        "this build has no programs to load",
-    ))
+/// When the kernel refuses the programs or maps.
+pub fn load(config: &Config, node: &Node, _board: &Arc<Board>) -> Result<Parts, Failure> {
+    let mut loaded = bpf::load(&options(config)).or_exit(Exit::Software)?;
+    loaded.attacher.attach_drops();
+    if config.bpf_log != BpfLog::Off {
+        follow_log(&mut loaded.attacher);
+    }
+    let metrics = Metrics::new(config.metrics());
+    metrics.set_build(VERSION, REVISION);
+    let collect = CollectConfig {
+        idle_ms: u32::try_from(config.idle_timeout.as_millis()).unwrap_or(u32::MAX),
+        ..CollectConfig::default()
+    };
+    let accounts = Accounts(Arc::new(Mutex::new(Inner {
+        collector: Collector::new(collect, metrics.clone(), bpf::loader::random_seed()),
+        names: drop_names(&loaded.kernel),
+        source: loaded.source,
+        plan: node.plan.clone(),
+        report: SweepReport::default(),
+    })));
+    let text = metrics.clone();
+    Ok(Parts {
+        datapath: Box::new(Reported {
+            attacher: loaded.attacher,
+            metrics,
+        }),
+        sweeper: Box::new(accounts.clone()),
+        metrics: Arc::new(move || Ok(text.encode()?)),
+        top: Arc::new(accounts),
+    })
 }
 
-/// A row of `top` in one line.
-#[must_use]
-pub fn row_text(row: &Value) -> String {
-    let Value::Object(fields) = row else {
-        return row.to_string();
-    };
-    let show = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    fields
+fn options(config: &Config) -> LoadOptions {
+    LoadOptions {
+        flow_cells: config.flow_cells,
+        spill_entries: config.spill_entries,
+        sample: config.sample,
+        first_packets: config.first_packets,
+        attach: config.attach,
+        log_level: config.bpf_log as u8,
+        ..LoadOptions::default()
+    }
+}
+
+/// Reason names from BTF and function names from `/proc/kallsyms`.
+fn drop_names(kernel: &Kernel) -> DropNames {
+    let reasons = kernel
+        .reasons
         .iter()
-        .map(|(name, value)| format!("{name}={}", show(value)))
-        .collect::<Vec<_>>()
-        .join(" ")
+        .map(|(&number, name)| (number, name.clone()));
+    DropNames::new(reasons, kernel::text_symbols())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Passes what the datapath logs on to `tracing`, for as long as the process lives.
+fn follow_log(attacher: &mut bpf::Attacher) {
+    let logger = aya_log::EbpfLogger::init(attacher.ebpf())
+        .map_err(anyhow::Error::from)
+        .and_then(|logger| Ok(tokio::io::unix::AsyncFd::new(logger)?));
+    match logger {
+        Ok(mut logger) => {
+            tokio::spawn(async move {
+                while let Ok(mut guard) = logger.readable_mut().await {
+                    guard.get_inner_mut().flush();
+                    guard.clear_ready();
+                }
+            });
+        }
+        Err(error) => tracing::warn!("bpf_log: cannot read the datapath's log: {error:#}"),
+    }
+}
 
-    #[test]
-    fn a_row_is_one_line() {
-        let row = serde_json::json!({"class": "pod_to_pod", "packets": 3});
-        assert_eq!(row_text(&row), "class=pod_to_pod packets=3");
+/// The attacher, which also tells the metrics how the programs are.
+struct Reported {
+    attacher: bpf::Attacher,
+    metrics: Metrics,
+}
+
+impl Datapath for Reported {
+    fn attach(&mut self, interface: &Interface) -> Result<(), AttachError> {
+        self.attacher.attach(interface)
+    }
+
+    fn detach(&mut self, ifindex: u32) {
+        self.attacher.detach(ifindex);
+    }
+
+    fn programs(&self) -> Vec<ProgramStatus> {
+        let programs = self.attacher.programs();
+        for program in &programs {
+            self.metrics
+                .set_program_up(&program.program, &program.hook, program.up);
+            let (runs, run_ns) = self.attacher.runs(&program.program);
+            self.metrics
+                .set_program_runs(&program.program, ProgramRuns { runs, run_ns });
+        }
+        programs
+    }
+}
+
+/// The maps, and what was made of them. Sweeps and readers of `top` take turns.
+#[derive(Clone)]
+struct Accounts(Arc<Mutex<Inner>>);
+
+struct Inner {
+    collector: Collector,
+    source: MapSource,
+    names: DropNames,
+    plan: Arc<Plan>,
+    report: SweepReport,
+}
+
+impl Accounts {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A sweep that panicked left counters that are still right: deltas are taken when they are added.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn sweep(&mut self, last: bool) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let now = now();
+        let Self {
+            collector,
+            source,
+            names,
+            plan,
+            ..
+        } = self;
+        let report = if last {
+            collector.finish(source, now, plan, names)
+        } else {
+            collector.sweep(source, now, plan, names)
+        };
+        collector.metrics().observe_sweep(started.elapsed());
+        self.report = report;
+        match self.report.errors.as_slice() {
+            [] => Ok(()),
+            errors => Err(anyhow::anyhow!("{}", errors.join("; "))),
+        }
+    }
+}
+
+fn now() -> Now {
+    let monotonic = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |t| {
+        u64::try_from(std::time::Duration::from(t).as_nanos()).unwrap_or(u64::MAX)
+    });
+    let wall = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Now {
+        monotonic_ns: monotonic,
+        unix_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+impl Sweeper for Accounts {
+    fn sweep(&mut self, _now: Instant) -> anyhow::Result<()> {
+        self.lock().sweep(false)
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        self.lock().sweep(true)
+    }
+
+    fn set_plan(&mut self, plan: Arc<Plan>) {
+        self.lock().plan = plan;
+    }
+
+    fn tables(&self) -> Value {
+        let inner = self.lock();
+        json!({
+            "flow_cells": { "used": inner.report.live, "of": inner.source.cells() },
+            "last_sweep": {
+                "changed": inner.report.changed,
+                "new": inner.report.new,
+                "closed": inner.report.closed,
+                "freed": inner.report.freed,
+                "spilled": inner.report.spilled,
+                "drops": inner.report.drops,
+            },
+        })
+    }
+}
+
+impl TopSource for Accounts {
+    fn open(&self) -> Box<dyn TopReader> {
+        Box::new(self.clone())
+    }
+}
+
+impl TopReader for Accounts {
+    fn rows(&mut self, query: &TopQuery) -> Vec<Value> {
+        let sort = match query.sort {
+            cli::Sort::Bytes => top::Sort::Bytes,
+            cli::Sort::Packets => top::Sort::Packets,
+            cli::Sort::NatTime => top::Sort::NatTime,
+            cli::Sort::Drops => top::Sort::Drops,
+        };
+        let inner = self.lock();
+        let query = top::Query {
+            limit: query.limit,
+            sort,
+        };
+        top::rows(
+            &inner.collector,
+            &inner.source,
+            &inner.plan,
+            &inner.names,
+            query,
+        )
+        .iter()
+        .filter_map(|row| serde_json::to_value(row).ok())
+        .collect()
+    }
+}
+
+/// Rows of `top` as aligned lines with a header. A row that this version does not know stays JSON.
+#[must_use]
+pub fn rows_text(rows: &[Value]) -> String {
+    let known: Result<Vec<top::Row>, _> = rows
+        .iter()
+        .map(|row| serde_json::from_value(row.clone()))
+        .collect();
+    match known {
+        Ok(rows) => top::raw::lines(&rows),
+        Err(_) => rows.iter().map(|row| format!("{row}\n")).collect(),
     }
 }

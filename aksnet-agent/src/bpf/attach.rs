@@ -199,6 +199,21 @@ impl Attacher {
         self.mode
     }
 
+    /// How often the programs of a hook (`enter`, `exit`, `drop`) ran, and for how many nanoseconds, by the
+    /// kernel's own account; it stands still unless `kernel.bpf_stats_enabled` is on.
+    #[must_use]
+    pub fn runs(&self, hook: &str) -> (u64, u64) {
+        let prefix = format!("aksnet_{hook}");
+        self.ebpf
+            .programs()
+            .filter(|(name, _)| name.starts_with(&prefix))
+            .filter_map(|(_, program)| program.info().ok())
+            .fold((0, 0), |(runs, ns), info| {
+                let spent = u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX);
+                (runs + info.run_count(), ns + spent)
+            })
+    }
+
     /// The loaded object, for the log ring and for tests that run a program directly.
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf

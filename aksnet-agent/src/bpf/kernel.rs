@@ -2,7 +2,7 @@
 //! BTF, symbols from `/proc/kallsyms`. Decided by what is there, never by a version number.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader},
     path::Path,
@@ -212,63 +212,20 @@ fn drop_reasons(btf: &Btf) -> BTreeMap<u32, String> {
     reasons
 }
 
-/// Kernel symbols by address, looked up when first asked for: the whole table would cost 10 MB.
-#[derive(Debug, Default)]
-pub struct Symbols {
-    known: HashMap<u64, String>,
+/// The kernel's functions by start address, from `/proc/kallsyms`; none where it hides them
+/// (`kernel.kptr_restrict`). One line at a time: the whole table would cost 10 MB.
+pub fn text_symbols() -> impl Iterator<Item = (u64, String)> {
+    let file = File::open("/proc/kallsyms").ok();
+    file.into_iter()
+        .flat_map(|file| BufReader::new(file).lines().map_while(Result::ok))
+        .filter_map(|line| text_symbol(&line))
 }
 
-impl Symbols {
-    /// Looks up all of `addresses` that are not known yet, in one pass over `/proc/kallsyms`. An address whose
-    /// symbol is hidden (`kernel.kptr_restrict`) becomes the empty string.
-    pub fn resolve(&mut self, addresses: impl IntoIterator<Item = u64>) {
-        let unknown: Vec<u64> = addresses
-            .into_iter()
-            .filter(|a| !self.known.contains_key(a))
-            .collect();
-        if unknown.is_empty() {
-            return;
-        }
-        match File::open("/proc/kallsyms") {
-            Ok(file) => self.known.extend(nearest(BufReader::new(file), &unknown)),
-            Err(_) => self
-                .known
-                .extend(unknown.iter().map(|&a| (a, String::new()))),
-        }
-    }
-
-    /// The symbol of an address given to [`Symbols::resolve`] before; empty where it is not known.
-    #[must_use]
-    pub fn name(&self, address: u64) -> &str {
-        self.known.get(&address).map_or("", String::as_str)
-    }
-}
-
-/// The nearest text symbol at or below each address.
-fn nearest(kallsyms: impl BufRead, addresses: &[u64]) -> HashMap<u64, String> {
-    let mut best: HashMap<u64, (u64, String)> =
-        addresses.iter().map(|&a| (a, (0, String::new()))).collect();
-    for line in kallsyms.lines().map_while(Result::ok) {
-        let mut words = line.split_ascii_whitespace();
-        let (Some(address), Some(kind), Some(name)) = (words.next(), words.next(), words.next())
-        else {
-            continue;
-        };
-        let Ok(address) = u64::from_str_radix(address, 16) else {
-            continue;
-        };
-        if address == 0 || !matches!(kind, "t" | "T" | "w" | "W") {
-            continue;
-        }
-        for (&wanted, found) in &mut best {
-            if address <= wanted && address > found.0 {
-                *found = (address, name.to_owned());
-            }
-        }
-    }
-    best.into_iter()
-        .map(|(address, (_, name))| (address, name))
-        .collect()
+fn text_symbol(line: &str) -> Option<(u64, String)> {
+    let mut words = line.split_ascii_whitespace();
+    let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
+    let address = u64::from_str_radix(address, 16).ok()?;
+    (address != 0 && matches!(kind, "t" | "T" | "w" | "W")).then(|| (address, name.to_owned()))
 }
 
 /// Inode number of this thread's network namespace, as `struct net` has it.
@@ -296,20 +253,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nearest_symbol_is_the_last_at_or_below_the_address() {
-        let text =
-            "0000000000001000 T first\n0000000000001010 d data\n0000000000002000 t second [mod]\n";
-        let found = nearest(text.as_bytes(), &[0x1fff, 0x2000, 0x2fff, 0x10]);
-        assert_eq!(found[&0x1fff], "first");
-        assert_eq!(found[&0x2000], "second");
-        assert_eq!(found[&0x2fff], "second");
-        assert_eq!(found[&0x10], "");
-    }
-
-    #[test]
-    fn hidden_symbols_stay_empty() {
-        let found = nearest("0000000000000000 T first\n".as_bytes(), &[0x1fff]);
-        assert_eq!(found[&0x1fff], "");
+    fn functions_are_read_and_data_and_hidden_addresses_are_not() {
+        let read = |line| text_symbol(line);
+        assert_eq!(
+            read("0000000000001000 T first"),
+            Some((0x1000, "first".to_owned()))
+        );
+        assert_eq!(
+            read("0000000000002000 t second [mod]"),
+            Some((0x2000, "second".to_owned()))
+        );
+        assert_eq!(read("0000000000001010 d data"), None);
+        assert_eq!(read("0000000000000000 T hidden"), None);
+        assert_eq!(read("nonsense"), None);
     }
 
     #[test]

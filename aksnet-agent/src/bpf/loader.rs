@@ -95,9 +95,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
     check(options)?;
     let kernel = Kernel::read()?;
     let settings = Settings {
-        hash_seed: options
-            .hash_seed
-            .unwrap_or_else(|| RandomState::new().build_hasher().finish()),
+        hash_seed: options.hash_seed.unwrap_or_else(random_seed),
         bucket_mask: options.flow_cells / WAYS as u32 - 1,
         sample_mask: options.sample - 1,
         first_packets: options.first_packets,
@@ -156,6 +154,12 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         source,
         kernel,
     })
+}
+
+/// A seed that nobody outside can guess.
+#[must_use]
+pub fn random_seed() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 fn load_drop(ebpf: &mut Ebpf, kernel: &Kernel, btf: &Btf) -> Result<ProgramState> {

@@ -24,8 +24,8 @@ use crate::{
     },
 };
 
-/// Turns a row into a line for people and scripts.
-pub type RowText = fn(&Value) -> String;
+/// Turns the rows of one look into lines.
+pub type RowsText = fn(&[Value]) -> String;
 
 /// Shows rows until `--count` looks, the end of the pipe, or a signal.
 ///
@@ -34,7 +34,7 @@ pub type RowText = fn(&Value) -> String;
 pub fn top(
     args: &Top,
     effective: &Effective,
-    text: RowText,
+    text: RowsText,
     load: impl Load,
 ) -> Result<(), Failure> {
     let query = TopQuery {
@@ -43,7 +43,7 @@ pub fn top(
         sort: args.sort,
     };
     let mut printer = Printer {
-        text: if args.json { Value::to_string } else { text },
+        text: if args.json { json_lines } else { text },
         left: args.count.unwrap_or(u64::MAX),
     };
     if let Some(client) = Client::connect(&effective.config.socket)? {
@@ -102,8 +102,12 @@ async fn alone(
     ended?
 }
 
+fn json_lines(rows: &[Value]) -> String {
+    rows.iter().map(|row| format!("{row}\n")).collect()
+}
+
 struct Printer {
-    text: RowText,
+    text: RowsText,
     left: u64,
 }
 
@@ -111,7 +115,7 @@ impl Printer {
     /// One look. `None` when nobody reads any more (`top --raw | head`).
     fn print(&mut self, rows: &[Value]) -> Result<Option<()>, Failure> {
         self.left -= 1;
-        let lines: String = rows.iter().map(|row| (self.text)(row) + "\n").collect();
+        let lines = (self.text)(rows);
         let mut out = io::stdout().lock();
         match out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
             Ok(()) => Ok(Some(())),
@@ -144,7 +148,7 @@ mod tests {
                 sort: Sort::Bytes,
             };
             let printer = Printer {
-                text: Value::to_string,
+                text: json_lines,
                 left: 2,
             };
             let seen = fake.clone();

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use aksnet_agent::bpf::{LoadOptions, kernel::Symbols};
+use aksnet_agent::{
+    bpf::{LoadOptions, kernel::text_symbols},
+    collect::DropNames,
+};
 use aksnet_common::{
     packet::{ICMP, ICMPV6, TCP, UDP},
     passage::{NatKind, Tuple},
@@ -103,14 +106,13 @@ fn a_drop_behind_a_service_names_the_endpoint_and_the_service_dialled() -> Resul
                     (key.reason, key.key.protocol, key.key.family),
                     (number, TCP, hot.key.family)
                 );
-                let mut symbols = Symbols::default();
-                symbols.resolve([key.location]);
+                let symbols = DropNames::new([], text_symbols());
                 let expected = if backend == Backend::Nft {
                     "nft_do_chain"
                 } else {
                     "nf_hook_slow"
                 };
-                assert_eq!(symbols.name(key.location), expected);
+                assert_eq!(symbols.symbol(key.location), expected);
                 assert_eq!(bed.node().rule_packets(&rule)?, 1);
             }
         }
@@ -290,10 +292,9 @@ fn packets_without_a_route_are_dropped_for_that_reason() -> Result<()> {
     let drops = watch.drops()?.to_vec();
     let total: u64 = drops.iter().map(|(_, s)| s.skbs).sum();
     assert_eq!(total, 7, "{drops:#?}");
-    let mut symbols = Symbols::default();
-    symbols.resolve(drops.iter().map(|(k, _)| k.location));
+    let symbols = DropNames::new([], text_symbols());
     for (key, _) in &drops {
-        assert_eq!(symbols.name(key.location), "ip_error");
+        assert_eq!(symbols.symbol(key.location), "ip_error");
     }
     Ok(())
 }
