@@ -14,3 +14,6 @@ pub mod classify;
 
 // 5. Deltas and classes to Prometheus.
 pub mod metrics;
+
+// 6. Live flows to the terminal.
+pub mod top;

@@ -240,6 +240,18 @@ impl FakeSource {
             }
         }
     }
+
+    /// The same with a timed packet.
+    pub fn touch_all_timed(&mut self, bytes: u64) {
+        self.touch_all(bytes);
+        for cold in self.cold.borrow_mut().iter_mut() {
+            if cold.sequence != 0 {
+                cold.exits += 1;
+                cold.sum_ns[1] += 3_000;
+                cold.times[1][3] += 1;
+            }
+        }
+    }
 }
 
 fn count(stats: &mut SpillStats, packet: &FakePacket) {
