@@ -95,8 +95,6 @@ pub enum Sort {
     Bytes,
     /// Packets since the last look.
     Packets,
-    /// Connections since the last look.
-    Connections,
     /// Dropped packets since the last look.
     Drops,
     /// The slowest: 99th percentile of the time on the NAT path.

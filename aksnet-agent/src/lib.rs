@@ -30,6 +30,9 @@ pub mod classify;
 // 5. Deltas and classes to Prometheus.
 pub mod metrics;
 
+// 6. Live flows to the terminal.
+pub mod top;
+
 // 6. How it is doing, over HTTP and over the local socket.
 pub mod board;
 

@@ -7,12 +7,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    hash::{DefaultHasher, Hash, Hasher},
+    hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher},
     net::{IpAddr, Ipv4Addr},
     ops::RangeInclusive,
 };
 
-use aksnet_common::{flow::Addr, stats::Role};
+use aksnet_common::{
+    flow::{Addr, mix},
+    stats::Role,
+};
 use ipnet::IpNet;
 
 /// Azure's DHCP, DNS, wireserver, and the source of load-balancer probes.
@@ -130,7 +133,7 @@ pub struct Interface {
 /// The address plan; see the module's header.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    sites: HashMap<(u8, u128), Site>,
+    sites: HashMap<Prefix, Site, BuildHasherDefault<PrefixHasher>>,
     /// Prefix lengths in use, longest first, of IPv4 (plus 96) and of IPv6.
     lengths: [Vec<u8>; 2],
     names: Vec<Box<str>>,
@@ -143,6 +146,33 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         Self::builder().build()
+    }
+}
+
+/// Hashes a prefix in a few instructions, as a lookup tries several. What the table holds is the operator's
+/// choice, so nobody outside can fill it with collisions.
+#[derive(Clone, Copy, Debug, Default)]
+struct PrefixHasher(u64);
+
+impl Hasher for PrefixHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u8(*byte);
+        }
+    }
+
+    fn write_u8(&mut self, n: u8) {
+        self.0 = mix(self.0 ^ u64::from(n));
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
+    fn write_u128(&mut self, n: u128) {
+        self.0 = mix(self.0 ^ n as u64).wrapping_add((n >> 64) as u64);
+        self.0 = mix(self.0);
     }
 }
 
@@ -271,10 +301,15 @@ fn elsewhere(address: IpAddr) -> Place {
     }
 }
 
+/// Length, as of IPv6, and bits of a range.
+type Prefix = (u8, u128);
+/// What a range holds, and the name that the configuration gives it.
+type Entry = (Place, Option<Box<str>>);
+
 /// Collects what is known, in any order, and builds a [`Plan`].
 #[derive(Clone, Debug)]
 pub struct Builder {
-    entries: BTreeMap<(u8, u128), (Place, Option<Box<str>>)>,
+    entries: BTreeMap<Prefix, Entry>,
     interfaces: BTreeMap<u32, Interface>,
     pods: BTreeMap<Addr, u32>,
     node_name: Option<Box<str>>,
@@ -441,7 +476,8 @@ impl Builder {
         }
         let mut known: HashMap<Box<str>, u16> = HashMap::new();
         let mut lengths = [Vec::new(), Vec::new()];
-        let mut sites = HashMap::with_capacity(self.entries.len());
+        let mut sites =
+            HashMap::with_capacity_and_hasher(self.entries.len(), BuildHasherDefault::default());
         // From the longest prefix to the shortest.
         for ((length, prefix), (place, name)) in self.entries.into_iter().rev() {
             let number = match name {

@@ -36,7 +36,7 @@ pub fn load(config: &Config, node: &Node, _board: &Arc<Board>) -> Result<Parts, 
     let mut loaded = bpf::load(&options(config)).or_exit(Exit::Software)?;
     loaded.attacher.attach_drops();
     if config.bpf_log != BpfLog::Off {
-        follow_log(&mut loaded.attacher);
+        bpf::log::follow(&mut loaded.attacher);
     }
     let metrics = Metrics::new(config.metrics());
     metrics.set_build(VERSION, REVISION);
@@ -82,24 +82,6 @@ fn drop_names(kernel: &Kernel) -> DropNames {
         .iter()
         .map(|(&number, name)| (number, name.clone()));
     DropNames::new(reasons, kernel::text_symbols())
-}
-
-/// Passes what the datapath logs on to `tracing`, for as long as the process lives.
-fn follow_log(attacher: &mut bpf::Attacher) {
-    let logger = aya_log::EbpfLogger::init(attacher.ebpf())
-        .map_err(anyhow::Error::from)
-        .and_then(|logger| Ok(tokio::io::unix::AsyncFd::new(logger)?));
-    match logger {
-        Ok(mut logger) => {
-            tokio::spawn(async move {
-                while let Ok(mut guard) = logger.readable_mut().await {
-                    guard.get_inner_mut().flush();
-                    guard.clear_ready();
-                }
-            });
-        }
-        Err(error) => tracing::warn!("bpf_log: cannot read the datapath's log: {error:#}"),
-    }
 }
 
 /// The attacher, which also tells the metrics how the programs are.

@@ -13,6 +13,9 @@ pub mod attach_error;
 
 pub mod status;
 
+// What the programs have to say themselves.
+pub mod log;
+
 // Links that follow interfaces.
 pub mod attach;
 

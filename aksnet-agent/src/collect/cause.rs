@@ -1,7 +1,7 @@
 //! The cause of a drop: what the kernel's reason and the place in its code mean on a node.
 //!
 //! Reasons come as names, as their numbers move between kernels. The symbol of the code that dropped the
-//! packet is the second witness, and the only one where the kernel says no more than NOT_SPECIFIED. Whether
+//! packet is the second witness, and the only one where the kernel says no more than `NOT_SPECIFIED`. Whether
 //! a network policy explains a firewall's drop is decided elsewhere.
 
 use std::collections::HashMap;

@@ -134,7 +134,11 @@ impl FakeSource {
     pub fn begin(&mut self, packet: &FakePacket) -> Ticket {
         let hash = packet.key.hash(0);
         let base = (hash & self.mask) as usize * WAYS;
-        let place = cell::find_or_claim(&self.bucket(base), hash, &packet.key);
+        let bucket = self.bucket(base);
+        let place = match cell::find(&bucket, hash, &packet.key) {
+            Some(way) => Place::Found(way),
+            None => cell::claim(&bucket, hash, &packet.key),
+        };
         match place {
             Place::Found(way) => Ticket::Cell(base + way, false),
             Place::Claimed(way) => {
@@ -237,6 +241,18 @@ impl FakeSource {
             if hot.state & cell::PHASE == cell::LIVE {
                 hot.skbs += 1;
                 hot.bytes += bytes;
+            }
+        }
+    }
+
+    /// The same with a timed packet.
+    pub fn touch_all_timed(&mut self, bytes: u64) {
+        self.touch_all(bytes);
+        for cold in self.cold.borrow_mut().iter_mut() {
+            if cold.sequence != 0 {
+                cold.exits += 1;
+                cold.sum_ns[1] += 3_000;
+                cold.times[1][3] += 1;
             }
         }
     }

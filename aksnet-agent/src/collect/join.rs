@@ -40,7 +40,7 @@ impl Side {
 
 /// Requests and their replies, by ICMP type: echo, timestamp, information, address mask.
 const ICMP_PAIRS: [(u8, u8); 4] = [(8, 0), (13, 14), (15, 16), (17, 18)];
-/// The same for ICMPv6.
+/// The same for `ICMPv6`.
 const ICMPV6_PAIRS: [(u8, u8); 1] = [(128, 129)];
 
 /// What an ICMP type is to a connection.
@@ -110,11 +110,10 @@ pub fn evidence(hot: &HotCell, after: Option<&Tuple>, plan: &Plan) -> Option<Sid
         TCP if hot.syn_ns != 0 => return Some(Side::Reply),
         ICMP | ICMPV6 => {
             return Some(match message(hot.key.protocol, &before) {
-                Message::Request(_) => Side::Originator,
                 Message::Reply(_) => Side::Reply,
-                // Neighbour discovery and the like stand for themselves; errors answer something.
+                // Errors answer something; neighbour discovery and the like stand for themselves.
                 Message::Other if is_error(hot.key.protocol, &before) => Side::Reply,
-                Message::Other => Side::Originator,
+                Message::Request(_) | Message::Other => Side::Originator,
             });
         }
         _ => {}

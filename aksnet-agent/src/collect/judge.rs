@@ -59,13 +59,13 @@ impl Half {
         join::reverse(self.hot.key.protocol, &after)
     }
 
-    fn from_node(&self) -> bool {
+    fn node_sends(&self) -> bool {
         self.hot.key.origin == ORIGIN_NODE
     }
 
     /// The interface its packets come in through; 0 for the node itself.
     fn in_ifindex(&self) -> u32 {
-        if self.from_node() {
+        if self.node_sends() {
             0
         } else {
             self.hot.key.ifindex
@@ -74,7 +74,7 @@ impl Half {
 
     /// The interface its packets leave through, if seen.
     fn out_ifindex(&self) -> u32 {
-        if self.from_node() {
+        if self.node_sends() {
             self.hot.key.ifindex
         } else {
             self.exit_ifindex
@@ -109,8 +109,8 @@ pub(super) fn facts(half: &Half, side: Side, partner: Option<&Half>) -> FlowFact
     FlowFacts {
         before,
         after: originator.and_then(|o| o.after).or(turned),
-        from_node: originator.is_some_and(Half::from_node),
-        to_node: reply.is_some_and(Half::from_node),
+        from_node: originator.is_some_and(Half::node_sends),
+        to_node: reply.is_some_and(Half::node_sends),
         client_ifindex,
         server_ifindex,
     }

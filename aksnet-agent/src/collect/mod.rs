@@ -25,8 +25,12 @@ mod handshake;
 // What a drop means.
 pub mod cause;
 
+// Live flows, for whoever asks.
+mod live;
+
 pub use self::{
     cause::DropNames,
+    live::LiveFlow,
     sweep::{Accounted, CollectConfig, Collector, Now, SweepReport},
 };
 

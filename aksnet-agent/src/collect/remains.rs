@@ -83,10 +83,6 @@ impl Collector {
     }
 
     /// A spilled flow has no translation of its own, but perhaps a partner that has.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "only whether there is any matters"
-    )]
     fn judge_spilled<S: Source>(
         &self,
         source: &S,
@@ -99,7 +95,7 @@ impl Collector {
             ..HotCell::default()
         };
         if key.protocol == TCP {
-            hot.connections = stats.connections.min(1) as u32;
+            hot.connections = u32::from(stats.connections > 0);
         }
         let half = Half::new(hot, &ColdCell::default());
         if let Some(partner) = self.mirror(source, &half, u32::MAX) {
@@ -144,6 +140,7 @@ impl Collector {
                 let link = &mut self.links[cell as usize];
                 link.drops += packets;
                 link.drop_reason = key.reason;
+                link.drop_cause = labels.cause;
                 link.dropped_ns = link.dropped_ns.max(stats.last_ns);
             } else {
                 self.remember_orphan(key, &stats);

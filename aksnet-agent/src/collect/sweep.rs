@@ -5,6 +5,8 @@
 //! already has. Folding is exact: a cell's counters are accounted to the last packet, as a cell is given
 //! back only when its counters were read after the last packet that could have found it.
 
+use std::ops::Range;
+
 use aksnet_common::{
     cell::{CLOSING, LIVE, PHASE, QUIET_MS},
     flow::{ColdCell, HotCell, STAGE_ESTABLISHED, STAGE_FIRST, TIME_BUCKETS},
@@ -12,7 +14,7 @@ use aksnet_common::{
 };
 
 use super::{
-    cause::DropNames,
+    cause::{Cause, DropNames},
     delta::{CLOSED, ColdSeen, KNOWN, PENDING, RECHECK, REOPENED, REPLY, Seen, TWIN},
     join::Index,
     remains::Orphans,
@@ -100,6 +102,9 @@ pub struct Accounted {
     pub dropped_bytes: u64,
 }
 
+/// How many cells a sweep judges again at the most, when the plan has changed.
+const REPLAN_CELLS: u32 = 8_192;
+
 /// No cell.
 pub(super) const NONE: u32 = u32::MAX;
 
@@ -113,6 +118,7 @@ pub(super) struct Link {
     pub(super) dropped_ns: u64,
     pub(super) drops: u64,
     pub(super) drop_reason: u32,
+    pub(super) drop_cause: Cause,
     /// The cell of the flow at the other end of the connection, or [`NONE`].
     pub(super) partner: u32,
 }
@@ -124,6 +130,7 @@ impl Link {
         dropped_ns: 0,
         drops: 0,
         drop_reason: 0,
+        drop_cause: Cause::Other,
         partner: NONE,
     };
 }
@@ -167,6 +174,8 @@ pub struct Collector {
     /// Milliseconds between the last two sweeps.
     pub(super) interval_ms: u32,
     plan_id: u64,
+    /// The flows of so many cells, from this one on, were judged by an older plan.
+    stale: (u32, u32),
 }
 
 /// What all steps of a sweep need.
@@ -177,8 +186,8 @@ pub(super) struct Sweep<'a> {
     pub(super) now: Now,
     /// Milliseconds of the collector's clock.
     pub(super) ms: u32,
-    /// The plan is not the one that the flows were judged by.
-    pub(super) replan: bool,
+    /// Cells whose flows are judged again in this sweep, as the plan has changed.
+    replan: Range<u32>,
     /// The last sweep: everything is accounted, nothing is retired.
     pub(super) last: bool,
     pub(super) report: SweepReport,
@@ -209,6 +218,7 @@ impl Collector {
             now: Now::default(),
             interval_ms: 0,
             plan_id: 0,
+            stale: (0, 0),
         }
     }
 
@@ -269,11 +279,10 @@ impl Collector {
             names,
             now,
             ms,
-            replan: self.plan_id != plan.id(),
+            replan: self.replan(plan, source.cells()),
             last,
             report: SweepReport::default(),
         };
-        self.plan_id = plan.id();
         sweep.families.nat.advance(now.monotonic_ns);
 
         self.scan(source, &mut sweep);
@@ -286,6 +295,22 @@ impl Collector {
         agent.entries = u64::from(sweep.report.live);
         agent.limit = u64::from(source.cells());
         sweep.report
+    }
+
+    /// The cells to judge again in this sweep. A plan changes with every pod, and to judge a full table takes
+    /// longer than a sweep should: it is spread over several.
+    fn replan(&mut self, plan: &Plan, cells: u32) -> Range<u32> {
+        let (mut from, mut count) = self.stale;
+        if self.plan_id != plan.id() {
+            self.plan_id = plan.id();
+            count = cells;
+        }
+        if from >= cells {
+            from = 0;
+        }
+        let now = count.min(REPLAN_CELLS).min(cells - from);
+        self.stale = (from + now, count - now);
+        from..from + now
     }
 
     fn make_room(&mut self, cells: u32) {
@@ -326,7 +351,7 @@ impl Collector {
                     if skbs != seen.skbs || bytes != seen.bytes || seen.has(RECHECK) || sweep.last {
                         self.look(source, sweep, cell);
                     } else {
-                        if sweep.replan {
+                        if sweep.replan.contains(&cell) {
                             self.rejudged.push(cell);
                         }
                         self.retire(source, sweep, cell);
@@ -377,7 +402,7 @@ impl Collector {
             sweep.report.changed += 1;
         }
         let translated = cold.is_some_and(|cold| self.is_retranslated(cell, &cold));
-        if translated || sweep.replan {
+        if translated || sweep.replan.contains(&cell) {
             self.rejudged.push(cell);
             return;
         }
@@ -436,7 +461,7 @@ impl Collector {
             return;
         }
         let (hot, cold) = (source.hot(cell), source.cold(cell));
-        if self.is_retranslated(cell, &cold) || sweep.replan {
+        if self.is_retranslated(cell, &cold) {
             // Judged and folded below; freed by the next sweep.
             self.rejudged.push(cell);
             return;

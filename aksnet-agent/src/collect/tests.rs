@@ -265,7 +265,7 @@ fn a_syn_that_left_and_heard_nothing_is_unanswered() {
 #[test]
 fn a_syn_that_was_dropped_here_is_a_drop_and_not_unanswered() {
     let mut node = Node::new();
-    let (out, _, ..) = egress(40_000);
+    let (out, ..) = egress(40_000);
     node.packet(out, out.tuple(), 0, SYN, STAGE_FIRST);
     let drop = DropKey {
         key: out,
@@ -605,7 +605,11 @@ fn random_flow(n: u8) -> (FlowKey, Tuple) {
         (back, back_after)
     };
     key.protocol = protocol;
-    let after = if n / 4 % 3 == 0 { key.tuple() } else { after };
+    let after = if (n / 4).is_multiple_of(3) {
+        key.tuple()
+    } else {
+        after
+    };
     (key, after)
 }
 

@@ -133,6 +133,9 @@ pub(crate) mod tests {
             self.sweeps.fetch_add(1, Ordering::Relaxed);
             Ok(())
         }
+        fn finish(&mut self) -> anyhow::Result<()> {
+            self.sweep(Instant::now())
+        }
         fn set_plan(&mut self, plan: Arc<Plan>) {
             self.plans.lock().unwrap().push(plan.id());
         }

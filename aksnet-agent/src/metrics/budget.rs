@@ -73,14 +73,12 @@ impl<K: LabelSet, V: Default> SeriesTable<K, V> {
         if folded == key {
             self.note(&key);
         }
-        match self.last {
-            Some(handle) => handle,
-            None => {
-                let handle = self.insert(None);
-                self.last = Some(handle);
-                handle
-            }
+        if let Some(handle) = self.last {
+            return handle;
         }
+        let handle = self.insert(None);
+        self.last = Some(handle);
+        handle
     }
 
     #[expect(

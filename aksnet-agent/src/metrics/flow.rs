@@ -1,5 +1,5 @@
 //! Flow families: packets, bytes and connections by kind of traffic and by who talks to whom, and the bytes
-//! that are NATed.
+//! that NAT rewrites.
 
 use aksnet_common::passage::NatKind;
 use prometheus::proto::MetricFamily;
@@ -62,7 +62,7 @@ pub(crate) struct FlowHandles {
     pub(crate) nat_bytes: Handle,
 }
 
-/// The flow's bytes are not NATed.
+/// NAT leaves the flow's bytes alone.
 pub(crate) const NOT_NATED: Handle = Handle::MAX;
 
 impl FlowFamilies {

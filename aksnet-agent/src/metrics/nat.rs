@@ -1,6 +1,6 @@
 //! NAT-path families: how long packets take through the node, and what NAT adds to that.
 //!
-//! *Overhead* is the difference of two medians over the last minute: NATed packets minus un-NATed ones, of
+//! *Overhead* is the difference of two medians over the last minute: packets with NAT minus those without, of
 //! the same stage. Both see the same hooks, interfaces and load, so what they share cancels out.
 
 use std::collections::VecDeque;

@@ -1,0 +1,15 @@
+//! The busiest, slowest or most dropped flows of this moment, for the terminal.
+
+// Which flows, and what about them.
+pub mod model;
+
+// Rows as lines.
+pub mod raw;
+
+// Numbers as people read them.
+pub mod units;
+
+pub use self::model::{Query, Row, Sort, rows};
+
+#[cfg(test)]
+mod tests;
