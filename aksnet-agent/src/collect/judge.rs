@@ -160,8 +160,14 @@ impl Collector {
         for &cell in &rejudged {
             self.index_translation(source, cell);
         }
-        for &cell in fresh.iter().chain(&rejudged) {
+        for &cell in &rejudged {
             self.pair(source, sweep, cell);
+        }
+        for &cell in &fresh {
+            // Its partner may have come first, and paired the two.
+            if self.partner(cell).is_none() {
+                self.pair(source, sweep, cell);
+            }
         }
         for &cell in fresh.iter().chain(&rejudged) {
             let (hot, cold) = (source.hot(cell), source.cold(cell));
