@@ -296,7 +296,8 @@ impl Collector {
         self.links[cell as usize].partner = other;
         self.links[other as usize].partner = cell;
         self.set_side(other, side.other(), true);
-        if changed {
+        // Without packets accounted it is new itself, and about to be bound.
+        if changed && self.seen[other as usize].skbs != 0 {
             self.rebind.push(other);
         }
     }
