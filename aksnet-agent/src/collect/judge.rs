@@ -384,7 +384,7 @@ impl Collector {
     }
 
     /// Gives a flow its class and series.
-    fn bind<S: Source>(&mut self, source: &S, sweep: &mut Sweep, cell: u32) {
+    pub(super) fn bind<S: Source>(&mut self, source: &S, sweep: &mut Sweep, cell: u32) {
         if !self.known(cell) {
             return;
         }

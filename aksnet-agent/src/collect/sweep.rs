@@ -15,7 +15,7 @@ use aksnet_common::{
 
 use super::{
     cause::{Cause, DropNames},
-    delta::{CLOSED, ColdSeen, KNOWN, RECHECK, REOPENED, Seen},
+    delta::{CLOSED, ColdSeen, KNOWN, RECHECK, REOPENED, SURE, Seen},
     join::Index,
     remains::Orphans,
     report::{Accounted, CollectConfig, Now, SweepReport},
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How many cells a sweep judges again at the most, when the plan has changed.
-const REPLAN_CELLS: u32 = 8_192;
+const REPLAN_CELLS: u32 = 4_096;
 
 /// No cell.
 pub(super) const NONE: u32 = u32::MAX;
@@ -275,9 +275,7 @@ impl Collector {
                     if skbs != seen.skbs || bytes != seen.bytes || seen.has(RECHECK) || sweep.last {
                         self.look(source, sweep, cell);
                     } else {
-                        if sweep.replan.contains(&cell) {
-                            self.rejudged.push(cell);
-                        }
+                        self.replan_cell(source, sweep, cell);
                         self.retire(source, sweep, cell);
                     }
                 }
@@ -326,12 +324,29 @@ impl Collector {
             sweep.report.changed += 1;
         }
         let translated = cold.is_some_and(|cold| self.is_retranslated(cell, &cold));
-        if translated || sweep.replan.contains(&cell) {
+        if translated {
             self.rejudged.push(cell);
+            return;
+        }
+        if self.replan_cell(source, sweep, cell) {
             return;
         }
         let resent = self.fold(sweep, cell, &hot, cold.as_ref());
         self.fold_retransmits(source, sweep, cell, resent);
+    }
+
+    /// Where the plan has changed: gives the flow its class anew, or leaves it to be judged, if the new plan
+    /// may also tell which side it is. True if it is left.
+    fn replan_cell<S: Source>(&mut self, source: &S, sweep: &mut Sweep, cell: u32) -> bool {
+        if !sweep.replan.contains(&cell) {
+            return false;
+        }
+        if self.seen[cell as usize].has(SURE) {
+            self.bind(source, sweep, cell);
+            return false;
+        }
+        self.rejudged.push(cell);
+        true
     }
 
     pub(super) fn is_retranslated(&self, cell: u32, cold: &ColdCell) -> bool {
