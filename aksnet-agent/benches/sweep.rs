@@ -191,7 +191,7 @@ fn main() {
     bench.plan = plan(3);
     println!(
         "{:<44}        {:7.3} ms",
-        "address plan changed (first of 8 sweeps)",
+        "address plan changed (first of 16 sweeps)",
         bench.sweep().as_secs_f64() * 1e3
     );
     println!(

@@ -1,8 +1,8 @@
 //! What a cell's counters added since the last look, and the compact memory that this takes.
 //!
 //! Counters of a cell only grow, so a delta is a difference, and a count that one look misses (its packet
-//! lay between two reads) is in the next. There is one [`Seen`] per cell in a flat table, one cache line
-//! each, as a sweep walks all of them; a [`ColdSeen`] is touched only when a packet of the flow was timed.
+//! lay between two reads) is in the next. There is one `Seen` per cell in a flat table, one cache line
+//! each, as a sweep walks all of them; a `ColdSeen` is touched only when a packet of the flow was timed.
 
 use aksnet_common::flow::{ColdCell, HotCell, TIME_BUCKETS};
 

@@ -65,7 +65,8 @@ impl Collector {
             if answer.syn_ns >= seen.syn_ns {
                 return Fate::Answered(answer.syn_ns - seen.syn_ns);
             }
-            heard = answer.changed >= syn_ms;
+            // The clock wraps: the difference tells which came first.
+            heard = answer.changed.wrapping_sub(syn_ms) < u32::MAX / 2;
             // An answer that once held a SYN-ACK belongs, with its RST, to an earlier connection.
             if heard && answer.syn_ns == 0 && answer.tcp & RST != 0 {
                 return Fate::Failed(Outcome::Refused);

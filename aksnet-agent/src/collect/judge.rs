@@ -160,8 +160,14 @@ impl Collector {
         for &cell in &rejudged {
             self.index_translation(source, cell);
         }
-        for &cell in fresh.iter().chain(&rejudged) {
+        for &cell in &rejudged {
             self.pair(source, sweep, cell);
+        }
+        for &cell in &fresh {
+            // Its partner may have come first, and paired the two.
+            if self.partner(cell).is_none() {
+                self.pair(source, sweep, cell);
+            }
         }
         for &cell in fresh.iter().chain(&rejudged) {
             let (hot, cold) = (source.hot(cell), source.cold(cell));
@@ -290,7 +296,8 @@ impl Collector {
         self.links[cell as usize].partner = other;
         self.links[other as usize].partner = cell;
         self.set_side(other, side.other(), true);
-        if changed {
+        // Without packets accounted it is new itself, and about to be bound.
+        if changed && self.seen[other as usize].skbs != 0 {
             self.rebind.push(other);
         }
     }
@@ -377,7 +384,7 @@ impl Collector {
     }
 
     /// Gives a flow its class and series.
-    fn bind<S: Source>(&mut self, source: &S, sweep: &mut Sweep, cell: u32) {
+    pub(super) fn bind<S: Source>(&mut self, source: &S, sweep: &mut Sweep, cell: u32) {
         if !self.known(cell) {
             return;
         }

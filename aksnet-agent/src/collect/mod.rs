@@ -16,6 +16,10 @@ pub mod join;
 // The sweep over all cells, and its steps.
 pub mod sweep;
 
+pub mod report;
+
+mod fold;
+
 mod judge;
 
 mod remains;
@@ -31,7 +35,8 @@ mod live;
 pub use self::{
     cause::DropNames,
     live::LiveFlow,
-    sweep::{Accounted, CollectConfig, Collector, Now, SweepReport},
+    report::{Accounted, CollectConfig, Now, SweepReport},
+    sweep::Collector,
 };
 
 #[cfg(test)]

@@ -9,101 +9,25 @@ use std::ops::Range;
 
 use aksnet_common::{
     cell::{CLOSING, LIVE, PHASE, QUIET_MS},
-    flow::{ColdCell, HotCell, STAGE_ESTABLISHED, STAGE_FIRST, TIME_BUCKETS},
-    packet::{FIN, RST, TCP},
+    flow::ColdCell,
+    packet::{FIN, RST},
 };
 
 use super::{
     cause::{Cause, DropNames},
-    delta::{CLOSED, ColdSeen, KNOWN, PENDING, RECHECK, REOPENED, REPLY, Seen, TWIN},
+    delta::{CLOSED, ColdSeen, KNOWN, RECHECK, REOPENED, SURE, Seen},
     join::Index,
     remains::Orphans,
+    report::{Accounted, CollectConfig, Now, SweepReport},
     source::Source,
 };
 use crate::{
-    metrics::{Families, FlowCounts, Metrics},
+    metrics::{Families, Metrics},
     plan::Plan,
 };
 
-/// What can be set about collecting. All in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CollectConfig {
-    /// A flow without packets for this long is retired.
-    pub idle_ms: u32,
-    /// The same for a TCP flow that has finished or was reset.
-    pub closed_idle_ms: u32,
-    /// A flow is judged when it is this old: its first packet has then left, and its translation is known.
-    pub settle_ms: u32,
-    /// A SYN without an answer for this long is unanswered.
-    pub unanswered_ms: u32,
-}
-
-impl Default for CollectConfig {
-    fn default() -> Self {
-        Self {
-            idle_ms: 60_000,
-            closed_idle_ms: 5_000,
-            settle_ms: 10,
-            unanswered_ms: 10_000,
-        }
-    }
-}
-
-/// The time of a sweep, by both clocks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Now {
-    /// `CLOCK_MONOTONIC`, as the programs read it.
-    pub monotonic_ns: u64,
-    /// Wall time since 1970.
-    pub unix_ms: u64,
-}
-
-/// What a sweep found and did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SweepReport {
-    /// Cells in use.
-    pub live: u32,
-    /// Flows that had packets since the last sweep.
-    pub changed: u32,
-    /// Flows seen for the first time.
-    pub new: u32,
-    /// Flows too young to be judged; the next sweep has them.
-    pub unsettled: u32,
-    /// Idle cells closed.
-    pub closed: u32,
-    /// Closed cells given back.
-    pub freed: u32,
-    /// Flows that had no cell.
-    pub spilled: u32,
-    /// Kinds of drops.
-    pub drops: u32,
-    /// What the kernel refused to tell; it is asked again in the next sweep, and nothing is lost.
-    pub errors: Vec<String>,
-}
-
-/// Everything accounted so far, for tests of conservation and for status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Accounted {
-    /// Packets as the kernel handles them.
-    pub skbs: u64,
-    /// Packets on the wire.
-    pub packets: u64,
-    /// Bytes on the wire, IP length.
-    pub bytes: u64,
-    /// Connections.
-    pub connections: u64,
-    /// Timed packets that left the node.
-    pub exits: u64,
-    /// Timed packets that were dropped.
-    pub timed_drops: u64,
-    /// Dropped packets on the wire.
-    pub dropped_packets: u64,
-    /// Their bytes.
-    pub dropped_bytes: u64,
-}
-
 /// How many cells a sweep judges again at the most, when the plan has changed.
-const REPLAN_CELLS: u32 = 8_192;
+const REPLAN_CELLS: u32 = 4_096;
 
 /// No cell.
 pub(super) const NONE: u32 = u32::MAX;
@@ -351,9 +275,7 @@ impl Collector {
                     if skbs != seen.skbs || bytes != seen.bytes || seen.has(RECHECK) || sweep.last {
                         self.look(source, sweep, cell);
                     } else {
-                        if sweep.replan.contains(&cell) {
-                            self.rejudged.push(cell);
-                        }
+                        self.replan_cell(source, sweep, cell);
                         self.retire(source, sweep, cell);
                     }
                 }
@@ -402,12 +324,29 @@ impl Collector {
             sweep.report.changed += 1;
         }
         let translated = cold.is_some_and(|cold| self.is_retranslated(cell, &cold));
-        if translated || sweep.replan.contains(&cell) {
+        if translated {
             self.rejudged.push(cell);
+            return;
+        }
+        if self.replan_cell(source, sweep, cell) {
             return;
         }
         let resent = self.fold(sweep, cell, &hot, cold.as_ref());
         self.fold_retransmits(source, sweep, cell, resent);
+    }
+
+    /// Where the plan has changed: gives the flow its class anew, or leaves it to be judged, if the new plan
+    /// may also tell which side it is. True if it is left.
+    fn replan_cell<S: Source>(&mut self, source: &S, sweep: &mut Sweep, cell: u32) -> bool {
+        if !sweep.replan.contains(&cell) {
+            return false;
+        }
+        if self.seen[cell as usize].has(SURE) {
+            self.bind(source, sweep, cell);
+            return false;
+        }
+        self.rejudged.push(cell);
+        true
     }
 
     pub(super) fn is_retranslated(&self, cell: u32, cold: &ColdCell) -> bool {
@@ -470,93 +409,6 @@ impl Collector {
         self.fold_retransmits(source, sweep, cell, resent);
         if !sweep.last {
             self.freeing.push(cell);
-        }
-    }
-
-    /// Adds what is new in a judged cell to its series; returns how many packets were sent again, for
-    /// [`Self::fold_retransmits`].
-    #[inline]
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "rates are shown with three digits"
-    )]
-    pub(super) fn fold(
-        &mut self,
-        sweep: &mut Sweep,
-        cell: u32,
-        hot: &HotCell,
-        cold: Option<&ColdCell>,
-    ) -> u64 {
-        let index = cell as usize;
-        let seen = &mut self.seen[index];
-        let finished = seen.tcp & (FIN | RST) != 0;
-        let delta = seen.advance(hot);
-        let tcp = hot.key.protocol == TCP;
-        // A protocol without SYN has 1 for every cell: replies and second cells open nothing.
-        let connections = if !tcp && (seen.has(REPLY) || seen.has(TWIN)) {
-            0
-        } else {
-            delta.connections
-        };
-        if finished && delta.connections > 0 {
-            seen.set(REOPENED, true);
-        }
-        let counts = FlowCounts {
-            packets: delta.packets,
-            bytes: delta.bytes,
-            connections,
-        };
-        sweep.families.flow.add(seen.handles(), counts);
-        self.last[index] = Last {
-            packets: delta.packets as f32,
-            bytes: delta.bytes as f32,
-        };
-        self.accounted.skbs += delta.skbs;
-        self.accounted.packets += delta.packets;
-        self.accounted.bytes += delta.bytes;
-        self.accounted.connections += connections;
-        if delta.new_syn && tcp && !seen.has(REPLY) && !seen.has(PENDING) {
-            seen.set(PENDING, true);
-            self.pending.push(cell);
-        }
-        if let Some(cold) = cold {
-            self.fold_cold(sweep, cell, cold);
-        }
-        delta.retransmits
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "low 32 bits are meant")]
-    fn fold_cold(&mut self, sweep: &mut Sweep, cell: u32, cold: &ColdCell) {
-        let index = cell as usize;
-        let seen = &mut self.seen[index];
-        seen.timed = (cold.exits + cold.drops) as u32;
-        let mut delta = self.cold[index].advance(cold);
-        self.accounted.exits += delta.exits;
-        self.accounted.timed_drops += delta.drops;
-        if delta.drops > 0 {
-            let link = &mut self.links[index];
-            link.dropped_ns = link.dropped_ns.max(sweep.now.monotonic_ns);
-        }
-        if seen.has(REPLY) {
-            // The first packet of a reply flow finds its connection already known.
-            let [first, established] = &mut delta.times;
-            for (sum, n) in established.iter_mut().zip(first) {
-                *sum += *n;
-                *n = 0;
-            }
-            delta.sum_ns[STAGE_ESTABLISHED] += delta.sum_ns[STAGE_FIRST];
-            delta.sum_ns[STAGE_FIRST] = 0;
-        }
-        for stage in [STAGE_FIRST, STAGE_ESTABLISHED] {
-            if delta.times[stage] != [0; TIME_BUCKETS] || delta.sum_ns[stage] != 0 {
-                sweep.families.nat.add(
-                    seen.class(),
-                    seen.nat(),
-                    stage,
-                    &delta.times[stage],
-                    delta.sum_ns[stage],
-                );
-            }
         }
     }
 

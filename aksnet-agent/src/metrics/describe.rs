@@ -260,6 +260,18 @@ pub fn describe() -> Vec<Description> {
     ALL.to_vec()
 }
 
+/// The families as rows of a Markdown table, as `docs/metrics.md` has them.
+#[must_use]
+pub fn markdown() -> String {
+    let rows = ALL.iter().map(|d| {
+        let labels: Vec<String> = d.labels.iter().map(|l| format!("`{l}`")).collect();
+        let (name, kind, labels) = (d.name, d.kind.name(), labels.join(", "));
+        format!("| `{name}` | {kind} | {labels} | {} |\n", d.help)
+    });
+    let head = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
+    std::iter::once(head).chain(rows).collect()
+}
+
 /// A family under construction.
 pub(super) struct Family {
     description: Description,

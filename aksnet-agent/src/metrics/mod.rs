@@ -36,7 +36,7 @@ use prometheus::{
 
 pub use self::{
     agent::ProgramRuns,
-    describe::{Description, Kind, describe},
+    describe::{Description, Kind, describe, markdown},
     nat::OverheadBudget,
     tcp::Outcome,
 };

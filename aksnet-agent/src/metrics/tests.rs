@@ -53,3 +53,13 @@ fn the_text_names_programs_and_the_process() {
         assert!(text.contains(line), "no {line} in:\n{text}");
     }
 }
+
+#[test]
+fn the_documentation_has_every_family_as_it_is() {
+    let docs = include_str!("../../../docs/metrics.md");
+    assert!(
+        docs.contains(&markdown()),
+        "docs/metrics.md lacks this table:\n{}",
+        markdown()
+    );
+}

@@ -5,6 +5,9 @@ use super::{
     units,
 };
 
+/// Stands for the end of a tuple that NAT left alone.
+const UNCHANGED: &str = "=";
+
 /// A column: its title, and whether it is right-aligned.
 const COLUMNS: [(&str, bool); 11] = [
     ("TIME", false),
@@ -110,12 +113,22 @@ fn cells(row: &Row) -> [String; COLUMNS.len()] {
     ]
 }
 
-/// `before`, and `after` where it differs.
+/// The tuple before, and what of it differs after.
 fn translation(row: &Row) -> String {
     let icmp = row.protocol.starts_with("icmp");
     let before = ends(&row.before, icmp);
     match &row.after {
-        Some(after) if *after != row.before => format!("{before} → {}", ends(after, icmp)),
+        Some(after) if *after != row.before => {
+            let source = (after.src, after.src_port) != (row.before.src, row.before.src_port);
+            let destination = (after.dst, after.dst_port) != (row.before.dst, row.before.dst_port);
+            let after = ends(after, icmp);
+            let (src, dst) = after.split_once('>').unwrap_or((&after, ""));
+            format!(
+                "{before} → {}>{}",
+                if source { src } else { UNCHANGED },
+                if destination { dst } else { UNCHANGED }
+            )
+        }
         _ => before,
     }
 }
