@@ -5,7 +5,7 @@
 
 use crate::{
     flow::{Addr, FlowKey, mix},
-    packet::{ICMP, ICMPV6, Packet, Parsed, SCTP, TCP, UDP, UDPLITE},
+    packet::{DCCP, ICMP, ICMPV6, Packet, Parsed, SCTP, TCP, UDP, UDPLITE},
 };
 
 /// Addresses and ports of a packet at one point of its way. Ports in host byte order.
@@ -83,7 +83,7 @@ impl TryFrom<u32> for NatKind {
 /// acknowledgement, flags and window; UDP length and the first 16 payload bytes; ICMP type, code and
 /// sequence (not the identifier, which NAT rewrites as it does a port) and, for echo, the first 8 payload
 /// bytes (an error message's payload holds a tuple that NAT rewrites); SCTP verification tag and the first
-/// chunk's header. Checksums, TTL and DSCP are left out: the node changes them.
+/// chunk's header; DCCP packet type and sequence number. Checksums, TTL and DSCP are left out: the node changes them.
 #[inline(always)]
 pub fn fingerprint<P: Packet>(packet: &P, parsed: &Parsed) -> u64 {
     let head = u64::from(parsed.key.protocol)
@@ -101,7 +101,8 @@ pub fn fingerprint<P: Packet>(packet: &P, parsed: &Parsed) -> u64 {
                     h = mix(h ^ word([b[8], b[9], b[10], b[11], 0, 0, 0, 0]));
                 }
             }
-            UDP | UDPLITE => h = payload16(packet, h, at + 8),
+            // DCCP: packet type and sequence number, behind the ports and the checksum.
+            UDP | UDPLITE | DCCP => h = payload16(packet, h, at + 8),
             SCTP => {
                 if let Some(b) = packet.read::<4>(at + 4) {
                     h = mix(h ^ word([b[0], b[1], b[2], b[3], 0, 0, 0, 0]));
