@@ -83,7 +83,7 @@ impl TryFrom<u32> for NatKind {
 /// acknowledgement, flags and window; UDP length and the first 16 payload bytes; ICMP type, code and
 /// sequence (not the identifier, which NAT rewrites as it does a port) and, for echo, the first 8 payload
 /// bytes (an error message's payload holds a tuple that NAT rewrites); SCTP verification tag and the first
-/// chunk's header; DCCP packet type and sequence number. Checksums, TTL and DSCP are left out: the node changes them.
+/// 16 bytes of its chunks; DCCP packet type and sequence number. Checksums, TTL and DSCP are left out: the node changes them.
 #[inline(always)]
 pub fn fingerprint<P: Packet>(packet: &P, parsed: &Parsed) -> u64 {
     let head = u64::from(parsed.key.protocol)
@@ -94,6 +94,7 @@ pub fn fingerprint<P: Packet>(packet: &P, parsed: &Parsed) -> u64 {
     let mut h = mix(head ^ 0x5851_f42d_4c95_7f2d).wrapping_add(u64::from(parsed.fragment_offset));
     if parsed.key.flags & crate::flow::KEY_FRAGMENT == 0 {
         let at = parsed.l4_offset;
+        let end = parsed.l3_offset + parsed.l3_len;
         match parsed.key.protocol {
             TCP => {
                 if let Some(b) = packet.read::<12>(at + 4) {
@@ -102,41 +103,47 @@ pub fn fingerprint<P: Packet>(packet: &P, parsed: &Parsed) -> u64 {
                 }
             }
             // DCCP: packet type and sequence number, behind the ports and the checksum.
-            UDP | UDPLITE | DCCP => h = payload16(packet, h, at + 8),
+            UDP | UDPLITE | DCCP => h = payload16(packet, h, at + 8, end),
             SCTP => {
                 if let Some(b) = packet.read::<4>(at + 4) {
                     h = mix(h ^ word([b[0], b[1], b[2], b[3], 0, 0, 0, 0]));
                 }
-                if let Some(b) = packet.read::<8>(at + 12) {
-                    h = mix(h ^ word(b));
-                }
+                h = payload16(packet, h, at + 12, end);
             }
-            ICMP | ICMPV6 => {
+            ICMP | ICMPV6 if (parsed.key.protocol == ICMP) == (parsed.key.family == 4) => {
                 h = mix(h ^ u64::from(parsed.key.dst_port));
                 if let Some(b) = packet.read::<2>(at + 6) {
                     h = mix(h ^ u64::from(u16::from_ne_bytes(b)));
                 }
                 if parsed.icmp_echo
+                    && parsed.payload_len >= 8
                     && let Some(b) = packet.read::<8>(at + 8)
                 {
                     h = mix(h ^ word(b));
                 }
             }
-            _ => h = payload16(packet, h, at),
+            _ => h = payload16(packet, h, at, end),
         }
     }
     if h == 0 { 1 } else { h }
 }
 
-/// Folds in up to 16 bytes at `at`, as far as the packet has them, in steps of 8 and 4.
+/// Folds in up to 16 bytes of those from `at` to `end`, in steps of 8 and 4. What lies beyond `end` is the
+/// link layer's padding, which does not leave the node with the packet.
 #[inline(always)]
-fn payload16<P: Packet>(packet: &P, mut h: u64, at: u32) -> u64 {
-    if let Some(b) = packet.read::<8>(at) {
-        h = mix(h ^ word(b));
-        if let Some(b) = packet.read::<8>(at + 8) {
+fn payload16<P: Packet>(packet: &P, mut h: u64, at: u32, end: u32) -> u64 {
+    if at + 8 <= end {
+        if let Some(b) = packet.read::<8>(at) {
             h = mix(h ^ word(b));
         }
-    } else if let Some(b) = packet.read::<4>(at) {
+        if at + 16 <= end
+            && let Some(b) = packet.read::<8>(at + 8)
+        {
+            h = mix(h ^ word(b));
+        }
+    } else if at + 4 <= end
+        && let Some(b) = packet.read::<4>(at)
+    {
         h = mix(h ^ word([b[0], b[1], b[2], b[3], 0, 0, 0, 0]));
     }
     h
