@@ -128,23 +128,26 @@ pub fn fingerprint<P: Packet>(packet: &P, parsed: &Parsed) -> u64 {
     if h == 0 { 1 } else { h }
 }
 
-/// Folds in up to 16 bytes of those from `at` to `end`, in steps of 8 and 4. What lies beyond `end` is the
-/// link layer's padding, which does not leave the node with the packet.
+/// Folds in the first 16 bytes of those from `at` to `end`, or all if they are fewer, but at least 4: two
+/// reads, which overlap where the bytes are no multiple of 8 or 4. What lies beyond `end` is the link layer's
+/// padding, which does not leave the node with the packet.
 #[inline(always)]
 fn payload16<P: Packet>(packet: &P, mut h: u64, at: u32, end: u32) -> u64 {
     if at + 8 <= end {
+        let second = if at + 16 <= end { at + 8 } else { end - 8 };
         if let Some(b) = packet.read::<8>(at) {
             h = mix(h ^ word(b));
         }
-        if at + 16 <= end
-            && let Some(b) = packet.read::<8>(at + 8)
-        {
+        if let Some(b) = packet.read::<8>(second) {
             h = mix(h ^ word(b));
         }
-    } else if at + 4 <= end
-        && let Some(b) = packet.read::<4>(at)
-    {
-        h = mix(h ^ word([b[0], b[1], b[2], b[3], 0, 0, 0, 0]));
+    } else if at + 4 <= end {
+        if let Some(b) = packet.read::<4>(at) {
+            h = mix(h ^ word([b[0], b[1], b[2], b[3], 0, 0, 0, 0]));
+        }
+        if let Some(b) = packet.read::<4>(end - 4) {
+            h = mix(h ^ word([b[0], b[1], b[2], b[3], 0, 0, 0, 0]));
+        }
     }
     h
 }
