@@ -5,7 +5,7 @@
 
 use crate::{
     flow::{Addr, FlowKey, mix},
-    packet::{ICMP, ICMPV6, Packet, Parsed, SCTP, TCP, UDP, UDPLITE},
+    packet::{DCCP, ICMP, ICMPV6, Packet, Parsed, SCTP, TCP, UDP, UDPLITE},
 };
 
 /// Addresses and ports of a packet at one point of its way. Ports in host byte order.
@@ -80,63 +80,87 @@ impl TryFrom<u32> for NatKind {
 /// hardly ever share. Never 0.
 ///
 /// Made of: IP version, protocol, IP length, IPv4 identification and fragment offset; TCP sequence,
-/// acknowledgement, flags and window; UDP length and the first 16 payload bytes; ICMP type, code and
-/// sequence (not the identifier, which NAT rewrites as it does a port) and, for echo, the first 8 payload
-/// bytes (an error message's payload holds a tuple that NAT rewrites); SCTP verification tag and the first
-/// chunk's header. Checksums, TTL and DSCP are left out: the node changes them.
+/// acknowledgement, flags and window; the first 16 payload bytes of UDP; ICMP type, code and sequence (not
+/// the identifier, which NAT rewrites as it does a port) and, for echo, the first 8 payload bytes (an error
+/// message's payload holds a tuple that NAT rewrites); SCTP verification tag and the first 16 bytes of the
+/// chunks; DCCP packet type and sequence number; the first 16 bytes of a later fragment and of any other
+/// protocol. Checksums, TTL, DSCP and the identification of IPv6 fragments are left out: the node changes
+/// them (conntrack reassembles, and `ip6_fragment` chooses an identification of its own).
 #[inline(always)]
 pub fn fingerprint<P: Packet>(packet: &P, parsed: &Parsed) -> u64 {
+    let id = if parsed.key.family == 4 {
+        parsed.ip_id
+    } else {
+        0
+    };
     let head = u64::from(parsed.key.protocol)
         | u64::from(parsed.key.family) << 8
-        | u64::from(parsed.ip_id) << 16
+        | u64::from(id) << 16
         | u64::from(parsed.l3_len) << 32
         | u64::from(parsed.key.flags) << 62;
     let mut h = mix(head ^ 0x5851_f42d_4c95_7f2d).wrapping_add(u64::from(parsed.fragment_offset));
-    if parsed.key.flags & crate::flow::KEY_FRAGMENT == 0 {
-        let at = parsed.l4_offset;
+    let at = parsed.l4_offset;
+    let end = parsed.l3_offset + parsed.l3_len;
+    // Where bytes that nobody rewrites begin; `end` where they are already in.
+    let payload = if parsed.key.flags & crate::flow::KEY_FRAGMENT != 0 {
+        at
+    } else {
         match parsed.key.protocol {
             TCP => {
                 if let Some(b) = packet.read::<12>(at + 4) {
                     h = mix(h ^ word([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]));
                     h = mix(h ^ word([b[8], b[9], b[10], b[11], 0, 0, 0, 0]));
                 }
+                end
             }
-            UDP | UDPLITE => h = payload16(packet, h, at + 8),
+            // DCCP: packet type and sequence number, behind the ports and the checksum.
+            UDP | UDPLITE | DCCP => at + 8,
             SCTP => {
                 if let Some(b) = packet.read::<4>(at + 4) {
                     h = mix(h ^ word([b[0], b[1], b[2], b[3], 0, 0, 0, 0]));
                 }
-                if let Some(b) = packet.read::<8>(at + 12) {
-                    h = mix(h ^ word(b));
-                }
+                at + 12
             }
-            ICMP | ICMPV6 => {
+            ICMP | ICMPV6 if (parsed.key.protocol == ICMP) == (parsed.key.family == 4) => {
                 h = mix(h ^ u64::from(parsed.key.dst_port));
                 if let Some(b) = packet.read::<2>(at + 6) {
                     h = mix(h ^ u64::from(u16::from_ne_bytes(b)));
                 }
                 if parsed.icmp_echo
+                    && parsed.payload_len >= 8
                     && let Some(b) = packet.read::<8>(at + 8)
                 {
                     h = mix(h ^ word(b));
                 }
+                end
             }
-            _ => h = payload16(packet, h, at),
+            _ => at,
         }
-    }
+    };
+    h = payload16(packet, h, payload, end);
     if h == 0 { 1 } else { h }
 }
 
-/// Folds in up to 16 bytes at `at`, as far as the packet has them, in steps of 8 and 4.
+/// Folds in the first 16 bytes of those from `at` to `end`, or all if they are fewer, but at least 4: two
+/// reads, which overlap where the bytes are no multiple of 8 or 4. What lies beyond `end` is the link layer's
+/// padding, which does not leave the node with the packet.
 #[inline(always)]
-fn payload16<P: Packet>(packet: &P, mut h: u64, at: u32) -> u64 {
-    if let Some(b) = packet.read::<8>(at) {
-        h = mix(h ^ word(b));
-        if let Some(b) = packet.read::<8>(at + 8) {
+fn payload16<P: Packet>(packet: &P, mut h: u64, at: u32, end: u32) -> u64 {
+    if at + 8 <= end {
+        let second = if at + 16 <= end { at + 8 } else { end - 8 };
+        if let Some(b) = packet.read::<8>(at) {
             h = mix(h ^ word(b));
         }
-    } else if let Some(b) = packet.read::<4>(at) {
-        h = mix(h ^ word([b[0], b[1], b[2], b[3], 0, 0, 0, 0]));
+        if let Some(b) = packet.read::<8>(second) {
+            h = mix(h ^ word(b));
+        }
+    } else if at + 4 <= end {
+        if let Some(b) = packet.read::<4>(at) {
+            h = mix(h ^ word([b[0], b[1], b[2], b[3], 0, 0, 0, 0]));
+        }
+        if let Some(b) = packet.read::<4>(end - 4) {
+            h = mix(h ^ word([b[0], b[1], b[2], b[3], 0, 0, 0, 0]));
+        }
     }
     h
 }
