@@ -489,10 +489,7 @@ impl Frame {
             if self.ip_len() <= 0xffff {
                 assert_eq!(usize::from(ip.get_total_length()), self.ip_len());
             }
-            assert_eq!(
-                ip.get_fragment_offset(),
-                self.piece.map_or(0, |p| p.offset)
-            );
+            assert_eq!(ip.get_fragment_offset(), self.piece.map_or(0, |p| p.offset));
             let protocol = ip.get_next_level_protocol().0;
             (protocol, rest[self.header_len()..].to_vec())
         } else {

@@ -21,10 +21,12 @@ pub const B4: &str = "10.0.0.10:443";
 pub const A6: &str = "[fd12:3456::1:7]:40001";
 pub const B6: &str = "[fd00:10::a]:443";
 
+/// A small table, every packet timed, and the same buckets on every run.
 pub fn small() -> LoadOptions {
     LoadOptions {
         flow_cells: 64,
         sample: 1,
+        hash_seed: Some(0x5eed),
         ..LoadOptions::default()
     }
 }
@@ -115,7 +117,14 @@ pub fn flows() -> Vec<(String, Frame)> {
         &[SHIM6],
         &[AUTHENTICATION],
         &[FRAGMENT],
-        &[HOP_BY_HOP, DESTINATION, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION],
+        &[
+            HOP_BY_HOP,
+            DESTINATION,
+            ROUTING,
+            FRAGMENT,
+            AUTHENTICATION,
+            DESTINATION,
+        ],
         &[FRAGMENT, DESTINATION],
         &[DESTINATION; 8],
     ] {
@@ -259,21 +268,22 @@ fn vlan_tags_and_padding_change_neither_key_nor_bytes() {
 #[test]
 fn headers_in_fragments_of_the_buffer_are_read_all_the_same() {
     rig::with(small(), |mut rig| {
+        if !rig.makes_long_packets() {
+            return;
+        }
         for hook in HOOKS {
             for (name, frame) in flows() {
-                for linear in [14, 20, 34, 40] {
+                for linear in [14, 20, 34, 40, 54] {
                     let bytes = bytes(&frame, hook);
                     let skb = Skb {
                         linear: linear.min(bytes.len() as u32),
                         ..Skb::default()
                     };
-                    if !rig.try_run(hook, &bytes, skb) {
-                        // An IP header that is not linear: eth_type_trans() readers in the kernel's
-                        // own test harness refuse it.
-                        continue;
+                    // The kernel makes no packet whose IP header is not linear.
+                    if rig.try_run(hook, &bytes, skb) {
+                        let name = format!("{name} with {linear} bytes linear");
+                        expect_flow(&mut rig, hook, &name, &frame);
                     }
-                    let name = format!("{name} with {linear} bytes linear");
-                    expect_flow(&mut rig, hook, &name, &frame);
                 }
             }
         }

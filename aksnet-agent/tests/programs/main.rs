@@ -4,6 +4,10 @@
 //! Needs root and a kernel with BPF and BTF; without, each test prints why it is skipped. The drop program
 //! is not here: a test run cannot hand a tracepoint a real packet.
 #![expect(
+    unreachable_pub,
+    reason = "one binary: `pub` here says what another module uses"
+)]
+#![expect(
     clippy::cast_possible_truncation,
     reason = "frames are far shorter than the integers that hold their lengths"
 )]
