@@ -2,7 +2,7 @@
 
 use aksnet_common::{
     cell::{self, Cells, Place},
-    flow::{Bucket, FlowKey, HotCell, STAGE_ESTABLISHED, STAGE_FIRST, WAYS},
+    flow::{Bucket, FlowKey, HotCell, KEY_FRAGMENT, STAGE_ESTABLISHED, STAGE_FIRST, WAYS},
     packet::{self, ACK, Link, Packet, Parsed, SYN, TCP},
     passage::NO_CELL,
     stats::{Event, Role, Skip},
@@ -262,12 +262,14 @@ fn count(packet: &TcPacket, mut parsed: Parsed, at: At) {
         }
         (*cell).last_jiffies = bpf_jiffies64() as u32;
         let syn = parsed.tcp_flags & SYN != 0;
-        if parsed.key.protocol == TCP {
+        // A later fragment has no TCP header, so no flags and no sequence number.
+        if parsed.key.protocol == TCP && parsed.key.flags & KEY_FRAGMENT == 0 {
             let flags = u32::from(parsed.tcp_flags);
             if flags & !(*cell).tcp_flags != 0 {
                 atomic::or32(&raw mut (*cell).tcp_flags, flags);
             }
-            if parsed.payload_len > 0 && !syn {
+            // A flow may be met in the middle: then even an empty first packet tells where it stands.
+            if (parsed.payload_len > 0 || claimed) && !syn {
                 let end = parsed.tcp_seq.wrapping_add(parsed.payload_len);
                 if claimed || end.wrapping_sub((*cell).max_seq) as i32 > 0 {
                     (*cell).max_seq = end;
@@ -276,9 +278,11 @@ fn count(packet: &TcPacket, mut parsed: Parsed, at: At) {
                 }
             }
         }
+        // The packet that claimed the cell is not always its first: another CPU's may have been quicker.
         if number & u64::from(config::sample_mask()) != 0
             && number >= u64::from(config::first_packets())
             && !syn
+            && !claimed
         {
             return;
         }

@@ -1,7 +1,7 @@
 //! Passages: left by ENTER, taken by EXIT or DROP on the same CPU.
 
 use aksnet_common::{
-    flow::{ColdCell, WAYS, time_bucket},
+    flow::{ColdCell, FlowKey, WAYS, time_bucket},
     packet::{Packet, Parsed},
     passage::{
         NO_CELL, NatKind, PASSAGE_JIFFIES, PASSAGE_PAIRS, PENDING_RESET_JIFFIES, Passage,
@@ -91,8 +91,17 @@ pub fn pending(table: *mut PassageTable) -> bool {
     true
 }
 
+/// How many of a flow's addresses and ports a packet still has.
+#[inline(always)]
+fn likeness(flow: &FlowKey, packet: &FlowKey) -> u32 {
+    u32::from(flow.src == packet.src)
+        + u32::from(flow.dst == packet.dst)
+        + u32::from(flow.src_port == packet.src_port)
+        + u32::from(flow.dst_port == packet.dst_port)
+}
+
 /// Takes the passage of a packet whose headers are now `parsed`. Of two with the same fingerprint (the same
-/// datagram from two pods) the one that shares an address with the packet.
+/// datagram from two pods) the one that shares more of its addresses and ports with the packet.
 #[inline(always)]
 pub fn take<P: Packet>(table: *mut PassageTable, packet: &P, parsed: &Parsed) -> Option<Passage> {
     let print = fingerprint(packet, parsed);
@@ -103,8 +112,11 @@ pub fn take<P: Packet>(table: *mut PassageTable, packet: &P, parsed: &Parsed) ->
         let in_first = (*first).fingerprint == print;
         let in_second = (*second).fingerprint == print;
         let slot = if in_first && in_second {
-            let shares = (*first).key.src == parsed.key.src || (*first).key.dst == parsed.key.dst;
-            if shares { first } else { second }
+            if likeness(&(*second).key, &parsed.key) > likeness(&(*first).key, &parsed.key) {
+                second
+            } else {
+                first
+            }
         } else if in_first {
             first
         } else if in_second {
