@@ -19,6 +19,7 @@ use crate::{
     },
     cli::{self, REVISION, VERSION},
     collect::{CollectConfig, Collector, DropNames, Now, SweepReport, source::Source as _},
+    commands::top::json_lines,
     config::{BpfLog, Config},
     exit::{Exit, Failure, OrExit},
     metrics::{Metrics, ProgramRuns},
@@ -239,6 +240,6 @@ pub fn rows_text(rows: &[Value]) -> String {
         .collect();
     match known {
         Ok(rows) => top::raw::lines(&rows),
-        Err(_) => rows.iter().map(|row| format!("{row}\n")).collect(),
+        Err(_) => json_lines(rows),
     }
 }

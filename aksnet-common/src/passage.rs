@@ -198,6 +198,7 @@ pub const NO_CELL: u32 = u32::MAX;
 
 /// One CPU's passages; element of the `PASSAGES` map, whose index is the CPU.
 #[repr(C, align(64))]
+#[cfg_attr(feature = "user", derive(Clone, Copy))]
 pub struct PassageTable {
     /// Passages left and not yet taken, at most too high; 0: nothing pending, EXIT can return.
     pub pending: u64,
@@ -219,12 +220,3 @@ pub const PENDING_RESET_JIFFIES: u64 = 16;
 #[cfg(feature = "user")]
 // SAFETY: a repr(C) struct of integers without implicit padding; any bytes are a valid value.
 unsafe impl aya::Pod for PassageTable {}
-
-#[cfg(feature = "user")]
-impl Clone for PassageTable {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-#[cfg(feature = "user")]
-impl Copy for PassageTable {}

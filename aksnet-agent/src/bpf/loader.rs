@@ -37,6 +37,10 @@ pub const CLASSIFIERS: [&str; 6] = [
 /// The program on the tracepoint `kfree_skb`.
 pub const DROP: &str = "aksnet_drop";
 
+/// [`WAYS`], as map sizes are counted.
+#[expect(clippy::cast_possible_truncation, reason = "it is 4")]
+const CELLS_PER_BUCKET: u32 = WAYS as u32;
+
 /// How the datapath is to be set up.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
@@ -96,7 +100,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
     let kernel = Kernel::read()?;
     let settings = Settings {
         hash_seed: options.hash_seed.unwrap_or_else(random_seed),
-        bucket_mask: options.flow_cells / WAYS as u32 - 1,
+        bucket_mask: options.flow_cells / CELLS_PER_BUCKET - 1,
         sample_mask: options.sample - 1,
         first_packets: options.first_packets,
         netns: match options.netns {
@@ -113,7 +117,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         .override_global(global::SETTINGS, &settings, true)
         .override_global(global::OFFSETS, &kernel.offsets, true)
         .override_global(aya_log::LEVEL, &options.log_level, true)
-        .map_max_entries("FLOWS", options.flow_cells / WAYS as u32)
+        .map_max_entries("FLOWS", options.flow_cells / CELLS_PER_BUCKET)
         .map_max_entries("TIMES", options.flow_cells)
         .map_max_entries("PASSAGES", kernel::possible_cpus()?)
         .map_max_entries("SPILL_0", options.spill_entries)
@@ -200,7 +204,7 @@ fn short(error: &dyn std::error::Error) -> String {
 
 fn check(options: &LoadOptions) -> Result<()> {
     if !options.flow_cells.is_power_of_two()
-        || options.flow_cells < WAYS as u32
+        || options.flow_cells < CELLS_PER_BUCKET
         || options.flow_cells > 1 << 24
     {
         bail!(

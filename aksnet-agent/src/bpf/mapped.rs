@@ -141,8 +141,8 @@ impl FlowTable {
         let at: *const u64 = self.cold.value(cell as usize).cast();
         let mut words = [0; COLD_WORDS];
         for _ in 0..8 {
-            // SAFETY: a mapped cell of COLD_WORDS words; `sequence` is its first.
             let (before, after);
+            // SAFETY: a mapped cell of COLD_WORDS words; `sequence` is its first.
             unsafe {
                 before = word(at).load(Ordering::Acquire);
                 words = copy(at);
@@ -158,10 +158,21 @@ impl FlowTable {
         unsafe { std::mem::transmute::<[u64; COLD_WORDS], ColdCell>(words) }
     }
 
+    /// Timed packets of a cell that left or were dropped.
+    #[must_use]
+    pub fn timed(&self, cell: u32) -> u64 {
+        let cold = self.cold.value(cell as usize);
+        // SAFETY: a mapped, 64-aligned cell.
+        unsafe {
+            word(&raw const (*cold).exits).load(Ordering::Relaxed)
+                + word(&raw const (*cold).drops).load(Ordering::Relaxed)
+        }
+    }
+
     /// Lets no further packet join a cell.
     #[must_use]
     pub fn close(&self, cell: u32) -> bool {
-        cell::close(&BucketCells(self, cell / WAYS as u32), cell as usize % WAYS)
+        cell::close(&BucketCells(self, cell), cell as usize % WAYS)
     }
 
     /// Clears a closing cell and gives it back.
@@ -180,16 +191,19 @@ impl FlowTable {
                 word(cold.add(i)).store(0, Ordering::Relaxed);
             }
         }
-        cell::free(&BucketCells(self, cell / WAYS as u32), cell as usize % WAYS);
+        cell::free(&BucketCells(self, cell), cell as usize % WAYS);
     }
 }
 
-/// One bucket, for the shared protocol.
+/// The bucket that a cell belongs to, for the shared protocol.
 struct BucketCells<'a>(&'a FlowTable, u32);
 
 impl BucketCells<'_> {
     fn cell(&self, way: usize) -> *mut HotCell {
-        self.0.hot_ptr(self.1 * WAYS as u32 + way as u32)
+        assert!(way < WAYS, "way {way}");
+        let bucket = self.0.buckets.value(self.1 as usize / WAYS);
+        // SAFETY: the way is below WAYS, the length of the array within the mapped bucket.
+        unsafe { (&raw mut (*bucket).cells).cast::<HotCell>().add(way) }
     }
 }
 

@@ -30,7 +30,9 @@ pub struct MapSource {
     /// to take and the epoch need not turn.
     seen: Option<[u64; 2]>,
     /// What the last turn of the epoch brought that was not asked for yet.
-    waiting: (Vec<(FlowKey, SpillStats)>, Vec<(DropKey, DropStats)>),
+    spilled: Vec<(FlowKey, SpillStats)>,
+    /// As `spilled`.
+    dropped: Vec<(DropKey, DropStats)>,
 }
 
 impl MapSource {
@@ -57,7 +59,8 @@ impl MapSource {
             skipped: take(ebpf, "SKIPPED")?.try_into()?,
             events: take(ebpf, "EVENTS")?.try_into()?,
             seen: None,
-            waiting: (Vec::new(), Vec::new()),
+            spilled: Vec::new(),
+            dropped: Vec::new(),
         })
     }
 
@@ -77,11 +80,9 @@ impl MapSource {
         wait_for_programs();
         // Read before the epoch turned: what came in between is in the new maps and is still to be seen.
         self.seen = Some(now);
-        self.waiting
-            .0
+        self.spilled
             .extend(drain(&mut self.spill[old]).context("cannot empty the spill map")?);
-        self.waiting
-            .1
+        self.dropped
             .extend(drain(&mut self.drops[old]).context("cannot empty the drop map")?);
         Ok(())
     }
@@ -144,6 +145,10 @@ impl Source for MapSource {
         self.table.cold(cell)
     }
 
+    fn timed(&self, cell: u32) -> u64 {
+        self.table.timed(cell)
+    }
+
     fn close(&self, cell: u32) -> bool {
         self.table.close(cell)
     }
@@ -154,7 +159,7 @@ impl Source for MapSource {
 
     fn take_spill(&mut self) -> Result<Vec<(FlowKey, SpillStats)>> {
         self.turn()?;
-        Ok(std::mem::take(&mut self.waiting.0))
+        Ok(std::mem::take(&mut self.spilled))
     }
 
     fn totals(&self) -> Result<Totals> {
@@ -185,6 +190,6 @@ impl Source for MapSource {
 
     fn take_drops(&mut self) -> Result<Vec<(DropKey, DropStats)>> {
         self.turn()?;
-        Ok(std::mem::take(&mut self.waiting.1))
+        Ok(std::mem::take(&mut self.dropped))
     }
 }

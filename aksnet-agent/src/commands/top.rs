@@ -102,8 +102,12 @@ async fn alone(
     ended?
 }
 
-fn json_lines(rows: &[Value]) -> String {
-    rows.iter().map(|row| format!("{row}\n")).collect()
+/// Rows as JSON, one object per line.
+#[must_use]
+pub fn json_lines(rows: &[Value]) -> String {
+    rows.iter()
+        .flat_map(|row| [row.to_string(), "\n".to_owned()])
+        .collect()
 }
 
 struct Printer {

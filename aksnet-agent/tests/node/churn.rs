@@ -249,8 +249,8 @@ fn tcx_programs_are_first_in_order_and_end_with_their_agent() -> Result<()> {
             Ok(programs.iter().map(ProgramInfo::id).collect())
         })
     };
-    let older = Watch::start(&bed, LoadOptions::default())?;
-    if older.attacher.mode() != Attach::Tcx {
+    let earlier = Watch::start(&bed, LoadOptions::default())?;
+    if earlier.attacher.mode() != Attach::Tcx {
         println!("skipped: this kernel has no tcx");
         return Ok(());
     }
@@ -264,7 +264,7 @@ fn tcx_programs_are_first_in_order_and_end_with_their_agent() -> Result<()> {
         drop(newer);
         assert_eq!(order(at)?, alone);
     }
-    drop(older);
+    drop(earlier);
     assert!(order(TcAttachType::Ingress)?.is_empty());
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use aksnet_agent::{
-    bpf::{Attacher, LoadOptions, MapSource, attach::Target, kernel::Kernel, load},
+    bpf::{Attacher, LoadOptions, MapSource, datapath::Datapath as _, kernel::Kernel, load},
     collect::source::{Source as _, Totals},
     node::interface::Interface,
 };
