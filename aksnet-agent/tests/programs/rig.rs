@@ -167,10 +167,10 @@ pub fn with(options: LoadOptions, test: impl FnOnce(Rig) + Send) {
     });
 }
 
-/// Binds the calling thread to the `n`th CPU it may run on; false where there are not as many.
+/// Binds the calling thread to the `n`th CPU the process may run on; false where there are not as many.
 pub fn bind(n: usize) -> bool {
-    let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this).expect("the thread's CPUs");
+    // The main thread's: it is never bound.
+    let allowed = sched_getaffinity(Pid::this()).expect("the process's CPUs");
     let nth = (0..CpuSet::count())
         .filter(|&cpu| allowed.is_set(cpu).unwrap_or(false))
         .nth(n);
@@ -179,7 +179,7 @@ pub fn bind(n: usize) -> bool {
     };
     let mut only = CpuSet::new();
     only.set(cpu).expect("a CPU");
-    sched_setaffinity(this, &only).expect("binding to a CPU");
+    sched_setaffinity(Pid::from_raw(0), &only).expect("binding to a CPU");
     true
 }
 
