@@ -126,7 +126,7 @@ impl Skb {
 
 /// Runs a test with a datapath, on a thread of its own that is bound to one CPU and has a new network
 /// namespace. Prints why where that cannot be.
-pub fn with(options: LoadOptions, test: impl FnOnce(Rig) + Send) {
+pub fn with(options: &LoadOptions, test: impl FnOnce(Rig) + Send) {
     if !geteuid().is_root() {
         println!("skipped: needs root");
         return;
@@ -153,7 +153,7 @@ pub fn with(options: LoadOptions, test: impl FnOnce(Rig) + Send) {
                 println!("skipped: no network namespace of its own: {error}");
                 return;
             }
-            let datapath = bpf::load(&options).expect("the datapath loads");
+            let datapath = bpf::load(options).expect("the datapath loads");
             for state in datapath.attacher.programs() {
                 // The drop tracepoint is not in every kernel, but none may refuse it.
                 assert!(!matches!(state.loaded, Loaded::Refused(_)), "{state:?}");
@@ -181,6 +181,22 @@ pub fn bind(n: usize) -> bool {
     only.set(cpu).expect("a CPU");
     sched_setaffinity(Pid::from_raw(0), &only).expect("binding to a CPU");
     true
+}
+
+/// Two more interfaces of the thread's network namespace.
+pub fn devices() -> [u32; 2] {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().expect("a netlink socket");
+        tokio::spawn(connection);
+        let pair = LinkVeth::new("one", "two").build();
+        let added = handle.link().add(pair).execute().await;
+        added.expect("a pair of interfaces");
+    });
+    ["one", "two"].map(|name| nix::net::if_::if_nametoindex(name).expect("its index"))
 }
 
 /// One cell that is not free.
@@ -299,22 +315,6 @@ impl Rig {
         }
         self.take();
         does
-    }
-
-    /// Two more interfaces of the thread's network namespace.
-    pub fn devices(&self) -> [u32; 2] {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
-            let (connection, handle, _) = rtnetlink::new_connection().expect("a netlink socket");
-            tokio::spawn(connection);
-            let pair = LinkVeth::new("one", "two").build();
-            let added = handle.link().add(pair).execute().await;
-            added.expect("a pair of interfaces");
-        });
-        ["one", "two"].map(|name| nix::net::if_::if_nametoindex(name).expect("its index"))
     }
 
     /// What there is now. Takes the spill.

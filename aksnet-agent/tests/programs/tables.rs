@@ -71,7 +71,7 @@ fn totals_stay_exact_when_cells_and_spill_are_full() {
             spill_entries: 2,
             ..small()
         };
-        rig::with(options, |mut rig| {
+        rig::with(&options, |mut rig| {
             let mut expected = Sum::default();
             let mut by_key: BTreeMap<FlowKey, u64> = BTreeMap::new();
             let mut syns = 0;
@@ -137,7 +137,7 @@ fn a_spilled_flow_has_the_same_counts_as_one_in_a_cell() {
         flow_cells: 4,
         ..small()
     };
-    rig::with(options, |mut rig| {
+    rig::with(&options, |mut rig| {
         for i in 0..4 {
             rig.run(ENTER_POD, &numbered(i, SYN).ethernet(), Skb::default());
         }
@@ -187,7 +187,7 @@ fn each_spilled_packet_is_taken_once_over_many_sweeps() {
         spill_entries: 8,
         ..small()
     };
-    rig::with(options, |mut rig| {
+    rig::with(&options, |mut rig| {
         let mut spilled: BTreeMap<FlowKey, u64> = BTreeMap::new();
         let (mut overflowed, mut packets) = (0, 0);
         for sweep in 0..40_u16 {
@@ -228,7 +228,7 @@ fn enter(rig: &mut Rig, frame: &Frame) {
 #[test]
 fn a_closed_cell_takes_no_packet_and_a_freed_one_is_used_again() {
     rig::with(
-        LoadOptions {
+        &LoadOptions {
             flow_cells: 4,
             ..small()
         },
@@ -284,7 +284,7 @@ fn a_closed_cell_takes_no_packet_and_a_freed_one_is_used_again() {
 #[test]
 fn a_flow_whose_bucket_is_full_of_closing_cells_spills_until_they_are_freed() {
     rig::with(
-        LoadOptions {
+        &LoadOptions {
             flow_cells: 4,
             ..small()
         },
@@ -318,7 +318,7 @@ fn a_flow_whose_bucket_is_full_of_closing_cells_spills_until_they_are_freed() {
 #[test]
 fn every_cell_of_the_table_can_be_used() {
     rig::with(
-        LoadOptions {
+        &LoadOptions {
             flow_cells: 256,
             spill_entries: 4_096,
             ..small()
