@@ -124,7 +124,9 @@ impl FlowKey {
     /// aim packets at one bucket.
     ///
     /// Two multiply-and-fold lanes over three words each: six independent multiplications, which the
-    /// programs can afford for every packet.
+    /// programs can afford for every packet. The lower halves of the addresses, of which an IPv6 host may
+    /// choose every bit, have secret multipliers: with known ones, a change of the ports could be made
+    /// good in the address, whatever the seed.
     #[inline(always)]
     #[must_use]
     pub fn hash(&self, seed: u64) -> u64 {
@@ -137,10 +139,11 @@ impl FlowKey {
             0xe703_7ed1_a0b4_28db,
         ];
         let w = self.words();
-        let a =
-            (w[0] ^ seed).wrapping_mul(K[0]) ^ w[1].wrapping_mul(K[1]) ^ w[4].wrapping_mul(K[2]);
+        let a = (w[0] ^ seed).wrapping_mul(K[0])
+            ^ w[1].wrapping_mul((K[1] ^ seed) | 1)
+            ^ w[4].wrapping_mul(K[2]);
         let b = (w[2].wrapping_add(seed)).wrapping_mul(K[3])
-            ^ w[3].wrapping_mul(K[4])
+            ^ w[3].wrapping_mul((K[4] ^ seed) | 1)
             ^ w[5].wrapping_mul(K[5]);
         mix(mix(a).wrapping_add(b))
     }
