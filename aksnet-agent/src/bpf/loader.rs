@@ -56,6 +56,8 @@ pub struct LoadOptions {
     pub hash_seed: Option<u64>,
     /// The network namespace whose drops count; `None` for the agent's own.
     pub netns: Option<u32>,
+    /// Further programs of the object, which only benchmarks load: the loader keeps no map open for later.
+    pub further: &'static [&'static str],
 }
 
 impl Default for LoadOptions {
@@ -70,6 +72,7 @@ impl Default for LoadOptions {
             log_level: 0,
             hash_seed: None,
             netns: None,
+            further: &[],
         }
     }
 }
@@ -155,6 +158,10 @@ pub fn load(options: &LoadOptions) -> Result<Datapath> {
         );
     }
     programs.push((DROP.0, DROP.1, load_drop(&mut ebpf, &kernel, &btf)?));
+    for name in options.further {
+        let program: &mut SchedClassifier = ebpf.program_mut(name).context(*name)?.try_into()?;
+        program.load()?;
+    }
     for (name, hook, state) in &programs {
         match state {
             Loaded::Yes => debug!(program = name, hook, "loaded"),

@@ -158,7 +158,9 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 fn quantile(sorted: &[f64], quarter: usize) -> f64 {
     let place = (sorted.len() - 1) * quarter;
     let (below, rest) = (place / 4, place % 4);
-    let step = sorted.get(below + 1).map_or(0.0, |next| next - sorted[below]);
+    let step = sorted
+        .get(below + 1)
+        .map_or(0.0, |next| next - sorted[below]);
     #[expect(clippy::cast_precision_loss, reason = "0 to 3")]
     let part = rest as f64 / 4.0;
     sorted[below] + step * part
