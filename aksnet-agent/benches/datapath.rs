@@ -49,26 +49,54 @@ fn main() -> Result<()> {
         println!("skipped: loading BPF programs needs root");
         return Ok(());
     }
-    for (name, frame) in [
+    for (name, test) in [
         (row::ENTER_TCP, Test::tcp(ACK)),
         (row::ENTER_UDP, Test::udp6()),
     ] {
         for flows in FLOWS {
             let cells = if flows > 10_000 { LARGE } else { 65_536 };
-            known(name, frame.clone().flows(flows), cells)?;
+            if is_wanted(name) {
+                known(name, test.clone().flows(flows), cells)?;
+            }
         }
     }
-    known(
-        row::ENTER_SMALL_TABLE,
-        Test::tcp(ACK).flows(100_000),
-        65_536,
-    )?;
-    exit_idle()?;
-    timed(row::TIMED_TCP, Test::tcp(ACK).flows(1_000))?;
-    timed(row::TIMED_UDP, Test::udp6().flows(1_000))?;
-    new(row::NEW_UDP, Test::udp6())?;
-    new(row::NEW_SYN, Test::tcp(SYN))?;
-    new(row::NEW_TCP, Test::tcp(ACK))
+    if is_wanted(row::ENTER_SMALL_TABLE) {
+        known(
+            row::ENTER_SMALL_TABLE,
+            Test::tcp(ACK).flows(100_000),
+            65_536,
+        )?;
+    }
+    if is_wanted(row::EXIT_IDLE) {
+        exit_idle()?;
+    }
+    for (names, test) in [
+        (row::TIMED_TCP, Test::tcp(ACK)),
+        (row::TIMED_UDP, Test::udp6()),
+    ] {
+        if is_wanted(names[0]) {
+            timed(names, test.flows(1_000))?;
+        }
+    }
+    for (name, test) in [
+        (row::NEW_UDP, Test::udp6()),
+        (row::NEW_SYN, Test::tcp(SYN)),
+        (row::NEW_TCP, Test::tcp(ACK)),
+    ] {
+        if is_wanted(name) {
+            new(name, test)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a row was asked for: `-- new` asks for those with 'new' in their name, nothing for all.
+fn is_wanted(row: &str) -> bool {
+    let mut words = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with("--"))
+        .peekable();
+    words.peek().is_none() || words.any(|word| row.contains(&word))
 }
 
 /// A frame that stands for many flows; see aksnet-ebpf's `bench`.

@@ -36,6 +36,14 @@ impl Addr {
         // SAFETY: sixteen bytes either way, and any bytes are an address.
         Self(unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>([first, second]) })
     }
+
+    /// The address's two halves as they lie in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u64; 2] {
+        // SAFETY: sixteen bytes either way, and any bytes are integers.
+        unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(self.0) }
+    }
 }
 
 #[cfg(any(test, feature = "user"))]
@@ -106,6 +114,24 @@ impl FlowKey {
         // SAFETY: FlowKey is 48 bytes, 8-aligned, and has no implicit padding (see the assertion and the
         // named `padding` field), so all of it is initialised and valid as integers.
         unsafe { &*core::ptr::from_ref(self).cast::<[u64; 6]>() }
+    }
+
+    /// The key of the same packet, counted on an interface with an origin. Put together from whole words: a
+    /// key written field by field and then read by words would make the processor wait for its own stores.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counted_on(&self, ifindex: u32, origin: u8) -> Self {
+        let [src, dst] = [self.src.words(), self.dst.words()];
+        let ports = self.src_port as u64 | (self.dst_port as u64) << 16 | (ifindex as u64) << 32;
+        let kind = self.protocol as u64
+            | (self.family as u64) << 8
+            | (origin as u64) << 16
+            | (self.flags as u64) << 24;
+        // SAFETY: 48 bytes either way (asserted above), and any bytes are a key; the fields' places in the last
+        // two words are those of a little-endian machine (asserted at the crate's root).
+        unsafe {
+            core::mem::transmute::<[u64; 6], Self>([src[0], src[1], dst[0], dst[1], ports, kind])
+        }
     }
 
     /// The addresses and ports alone.

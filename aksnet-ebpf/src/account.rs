@@ -225,8 +225,7 @@ pub fn parse_uncommon(skb: *mut __sk_buff, at: u32) -> u32 {
 #[inline(always)]
 fn count(packet: &TcPacket, mut parsed: Parsed, at: At) {
     let origin = at.origin();
-    parsed.key.ifindex = packet.ifindex();
-    parsed.key.origin = origin;
+    parsed.key = parsed.key.counted_on(packet.ifindex(), origin);
     let segments = packet.segments(parsed.payload_len);
     let hash = parsed.key.hash(config::hash_seed());
     let bucket_index = (hash >> 32) as u32 & config::bucket_mask();
