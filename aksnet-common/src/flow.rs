@@ -149,8 +149,9 @@ impl FlowKey {
     /// A 64-bit hash of the key. `seed` is chosen by the agent at load time, so that nobody outside can
     /// aim packets at one bucket.
     ///
-    /// Two multiply-and-fold lanes over three words each: six independent multiplications, which the
-    /// programs can afford for every packet.
+    /// Two lanes over three words each, six independent multiplications, then one finaliser over both: every
+    /// packet waits for this before it can look for its flow. The lanes are turned against each other, as IPv4
+    /// addresses vary in their words' upper halves only.
     #[inline(always)]
     #[must_use]
     pub fn hash(&self, seed: u64) -> u64 {
@@ -168,7 +169,7 @@ impl FlowKey {
         let b = (w[2].wrapping_add(seed)).wrapping_mul(K[3])
             ^ w[3].wrapping_mul(K[4])
             ^ w[5].wrapping_mul(K[5]);
-        mix(mix(a).wrapping_add(b))
+        mix(a ^ b.rotate_left(32))
     }
 }
 
