@@ -198,9 +198,16 @@ fn short(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     debug!(%text, "the kernel's whole answer");
+    in_one_line(&text)
+}
+
+/// What failed, and the verifier's reason: the last line of its log that is no figure about its own work.
+fn in_one_line(text: &str) -> String {
+    let figures = ["processed ", "verification time ", "stack depth "];
     let lines: Vec<&str> = text
         .lines()
-        .filter(|l| !l.is_empty() && !l.starts_with("processed "))
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !figures.iter().any(|f| l.starts_with(f)))
         .collect();
     match lines.as_slice() {
         [] => String::new(),
@@ -234,6 +241,19 @@ fn check(options: &LoadOptions) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_ends_with_the_verifiers_reason() {
+        let log = "the BPF_PROG_LOAD syscall returned Permission denied (os error 13). Verifier output: 0: R1=ctx()\n\
+                   1: (79) r1 = *(u64 *)(r1 +0)\n\
+                   R1 invalid mem access 'scalar'\n\
+                   verification time 812 usec\n\
+                   stack depth 192+0+0\n\
+                   processed 2 insns (limit 1000000) max_states_per_insn 0\n\n";
+        let line = in_one_line(log);
+        assert!(line.ends_with("… R1 invalid mem access 'scalar'"), "{line}");
+        assert_eq!(in_one_line("no such map\n"), "no such map");
+    }
 
     #[test]
     fn sizes_that_the_datapath_cannot_have_are_named() {
