@@ -22,6 +22,7 @@ pub(super) struct Shop<'a> {
     web_service: Service,
     dns_service: Service,
     balanced: Service,
+    pub(super) db_service: Service,
     /// Servers that are reached through services only: they run for as long as the shop is open.
     _behind_services: (TcpServer, UdpServer),
 }
@@ -48,6 +49,9 @@ impl<'a> Shop<'a> {
                 .udp()
                 .endpoints([dns.address()]),
         )?;
+        let db_service = bed.add_service(
+            Service::cluster_ip("shop", "db", 5432).endpoints([database.address()]),
+        )?;
         let balanced = bed.add_service(
             Service::load_balancer("shop", "storefront", 80, 30_080, bed.frontend_ip())
                 .endpoints([near.address()]),
@@ -64,6 +68,7 @@ impl<'a> Shop<'a> {
             web_service,
             dns_service,
             balanced,
+            db_service,
             _behind_services: (near, dns),
         })
     }
@@ -154,12 +159,12 @@ impl<'a> Shop<'a> {
         Ok(())
     }
 
-    /// So many attempts of batch to reach db, after a policy denies it.
+    /// So many attempts of batch to reach db by its service, after a policy denies it.
     pub(super) fn denied(&self, attempts: u32) -> Result<()> {
         for _ in 0..attempts {
             connect(
                 self.batch.netns(),
-                self.database.address(),
+                self.db_service.address(),
                 Duration::from_millis(20),
             )?;
         }
