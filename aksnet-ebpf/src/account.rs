@@ -191,7 +191,7 @@ fn account_any(skb: *mut __sk_buff, at: u32) -> u32 {
 
 #[inline(never)]
 fn count_uncommon(skb: *mut __sk_buff, at: u32) -> u32 {
-    if let Some(parsed) = maps::HEADERS.get_ptr_mut(maps::HEADERS_TC) {
+    if let Some(parsed) = maps::HEADERS.get_ptr_mut(0) {
         // SAFETY: this CPU's value; tc programs run with softirqs off, so nothing interleaves.
         count(&TcPacket::new(skb), unsafe { *parsed }, At(at));
     }
@@ -202,7 +202,7 @@ fn count_uncommon(skb: *mut __sk_buff, at: u32) -> u32 {
 /// reason and returns 1.
 #[inline(never)]
 pub fn parse_uncommon(skb: *mut __sk_buff, at: u32) -> u32 {
-    let Some(parsed) = maps::HEADERS.get_ptr_mut(maps::HEADERS_TC) else {
+    let Some(parsed) = maps::HEADERS.get_ptr_mut(0) else {
         return 1;
     };
     let packet = TcPacket::new(skb);

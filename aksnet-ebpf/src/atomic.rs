@@ -25,7 +25,7 @@ pub unsafe fn fetch_add(at: *mut u64, n: u64) -> u64 {
     let mut value = n;
     // SAFETY: as in `add`.
     unsafe {
-        asm!("{v} = atomic_fetch_add((u64 *)({at} + 0), {v})", at = in(reg) at, v = inout(reg) value)
+        asm!("{v} = atomic_fetch_add((u64 *)({at} + 0), {v})", at = in(reg) at, v = inout(reg) value);
     }
     value
 }

@@ -56,8 +56,8 @@ fn account(skb: u64, location: u64, reason: u32) -> Option<()> {
     // SAFETY: the value is copied at once.
     let (at, from) = unsafe {
         (
-            maps::WATCHED.get(&ifindex).copied(),
-            maps::WATCHED.get(&iif).copied(),
+            maps::WATCHED.get(ifindex).copied(),
+            maps::WATCHED.get(iif).copied(),
         )
     };
     if at.is_none() && from.is_none() {

@@ -44,10 +44,7 @@ fn complete(skb: *mut __sk_buff, at: u32) -> u32 {
 
 #[inline(never)]
 fn complete_parsed(skb: *mut __sk_buff) -> u32 {
-    let (Some(parsed), Some(table)) = (
-        maps::HEADERS.get_ptr_mut(maps::HEADERS_TC),
-        passage::table(),
-    ) else {
+    let (Some(parsed), Some(table)) = (maps::HEADERS.get_ptr_mut(0), passage::table()) else {
         return 0;
     };
     // SAFETY: this CPU's value; tc programs run with softirqs off, so nothing interleaves.

@@ -9,6 +9,15 @@
     reason = "one binary: `pub` here says what another module uses"
 )]
 #![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "lengths and indices here are 32-bit by the kernel's own types, and sequence numbers wrap"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute macros of aya give a program its context by value"
+)]
+#![expect(
     clippy::inline_always,
     reason = "what is not inlined costs a call per packet, and the verifier loses what it knew"
 )]

@@ -68,15 +68,11 @@ pub static DROPS_1: HashMap<DropKey, DropStats> = HashMap::with_max_entries(8192
 #[map]
 pub static WATCHED: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 
-/// 0: headers of a packet in a tc program, 1: of a dropped one. Written and read within one program run. What
-/// went through a map is unknown to the verifier, so it need not follow every shape of header on.
+/// The headers of the packet that a tc program is looking at, if they are not of a common shape. Written and
+/// read within one program run. What went through a map is unknown to the verifier, so it need not follow
+/// every shape of header on.
 #[map]
-pub static HEADERS: PerCpuArray<Parsed> = PerCpuArray::with_max_entries(2, 0);
-
-/// Index of [`HEADERS`] for tc programs.
-pub const HEADERS_TC: u32 = 0;
-/// Index of [`HEADERS`] for the drop program, which may interrupt none but may be interrupted by a tc program.
-pub const HEADERS_DROP: u32 = 1;
+pub static HEADERS: PerCpuArray<Parsed> = PerCpuArray::with_max_entries(1, 0);
 
 /// Counts an event on this CPU.
 #[inline(always)]

@@ -35,7 +35,7 @@ fn pair(table: *mut PassageTable, fingerprint: u64) -> *mut Passage {
 
 /// Leaves a passage for a packet that has just been counted.
 #[inline(always)]
-pub fn leave(packet: &TcPacket, parsed: &Parsed, cell: u32, state: u64, stage: usize) {
+pub fn leave(packet: &TcPacket, parsed: &Parsed, cell: u32, state_word: u64, stage: usize) {
     let Some(table) = table() else {
         return;
     };
@@ -58,7 +58,7 @@ pub fn leave(packet: &TcPacket, parsed: &Parsed, cell: u32, state: u64, stage: u
             }
         };
         (*slot).key = parsed.key;
-        (*slot).state = state;
+        (*slot).state = state_word;
         (*slot).cell = cell;
         (*slot).stage = stage as u32;
         let now = bpf_jiffies64();

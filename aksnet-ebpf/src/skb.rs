@@ -49,7 +49,7 @@ impl TcPacket {
 }
 
 /// `gso_segs` where the kernel knows it, else from the sizes (a guest's or a raw socket's GSO packet comes
-/// with `gso_segs` 0: include/linux/virtio_net.h, `SKB_GSO_DODGY`).
+/// with `gso_segs` 0: `include/linux/virtio_net.h`, `SKB_GSO_DODGY`).
 #[inline(always)]
 fn segments(segs: u32, size: u32, payload: u32) -> u32 {
     if segs != 0 {

@@ -59,9 +59,9 @@ fn record(key: &FlowKey, one: &SpillStats, role: u32) -> u32 {
             first.connections = 1;
         }
         let inserted = if odd {
-            maps::SPILL_1.insert(key, &first, u64::from(BPF_NOEXIST))
+            maps::SPILL_1.insert(key, first, u64::from(BPF_NOEXIST))
         } else {
-            maps::SPILL_0.insert(key, &first, u64::from(BPF_NOEXIST))
+            maps::SPILL_0.insert(key, first, u64::from(BPF_NOEXIST))
         };
         // EEXIST: another CPU was quicker; its entry is found in the second round.
         match inserted {

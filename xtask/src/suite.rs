@@ -1,11 +1,15 @@
 //! `cargo xtask test`: everything that must hold before a change goes in, with nothing hidden.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
 
 use crate::testbed::bed::is_root;
-use crate::{say, setup};
+use crate::{
+    say,
+    setup::{self, bpf},
+};
 
 /// Runs formatting, lints and all tests. The last lines are the test runners' own.
 ///
@@ -28,7 +32,39 @@ pub fn run() -> Result<()> {
             .args(workspace)
             .args(["--all-targets", "--", "-D", "warnings"]),
     )?;
+    lint_bpf()?;
     say::run(cargo(&["test", "--no-fail-fast"]).args(workspace))
+}
+
+/// Clippy on the BPF crate, for its own target. It must be the same release as the compiler that has `core` for
+/// that target, so this is done where that is Debian's, which has its clippy beside it.
+fn lint_bpf() -> Result<()> {
+    const DRIVER: &str = "/usr/bin/clippy-driver";
+    let Some(bpf::Compiler::Prebuilt(rustc)) = bpf::compiler() else {
+        say::step("the BPF crate is not linted: that is done with Debian's rustc and clippy");
+        return Ok(());
+    };
+    if rustc != Path::new("/usr/bin/rustc") || !Path::new(DRIVER).exists() {
+        say::step("the BPF crate is not linted: that is done with Debian's rustc and clippy");
+        return Ok(());
+    }
+    say::run(
+        cargo(&[
+            "check",
+            "--release",
+            "--package",
+            "aksnet-ebpf",
+            "--target",
+            bpf::TARGET,
+        ])
+        .args(["--target-dir", "target/bpf-lint"])
+        .env("RUSTC", rustc)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTC_WORKSPACE_WRAPPER", DRIVER)
+        // How cargo-clippy hands its arguments to the driver.
+        .env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__")
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-cpu=v3"),
+    )
 }
 
 /// Cargo, as this process was started by.

@@ -67,6 +67,9 @@ pub const BPF_PACKAGES: [&str; 6] = [
     "libzstd-dev",
 ];
 
+/// The lints of that compiler, for the BPF crate; done without where the archive lacks it.
+pub const BPF_LINTS: &str = "rust-web-clippy";
+
 /// By what the libraries of the last four are known.
 const LLVM: [&str; 4] = [
     "/usr/lib/llvm-22/bin/llvm-config",
@@ -132,7 +135,11 @@ impl Machine {
 
     /// Asks which of the packages in question the archive has, by the lists that are here.
     pub fn look_at_archive(&mut self) {
-        let wanted = TOOLS.iter().map(|tool| tool.package).chain(BPF_PACKAGES);
+        let wanted = TOOLS
+            .iter()
+            .map(|tool| tool.package)
+            .chain(BPF_PACKAGES)
+            .chain([BPF_LINTS]);
         self.archive = Some(
             wanted
                 .filter(|package| has_candidate(package))

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::bpf::Compiler;
-use super::machine::{BPF_PACKAGES, Machine};
+use super::machine::{BPF_LINTS, BPF_PACKAGES, Machine};
 
 /// The release of `bpf-linker` that is installed.
 pub const LINKER_VERSION: &str = "0.13.0";
@@ -116,6 +116,9 @@ impl Plan {
             .all(|package| machine.has_package(package))
         {
             packages.extend(BPF_PACKAGES.map(str::to_owned));
+            if machine.has_package(BPF_LINTS) {
+                packages.push(BPF_LINTS.to_owned());
+            }
             return Some(Compiler::Prebuilt("/usr/bin/rustc".into()));
         }
         if machine.has_rustup {
