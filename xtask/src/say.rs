@@ -113,6 +113,24 @@ pub fn line(command: &Command) -> String {
     variables.chain(words).collect::<Vec<_>>().join(" ")
 }
 
+/// A command line as one would type it on lines of at most 116 columns.
+#[must_use]
+pub fn folded(line: &str) -> String {
+    let mut text = "$".to_owned();
+    let mut column = 1;
+    for word in line.split(' ') {
+        let length = word.chars().count();
+        if column + 1 + length > 114 {
+            text.push_str(" \\\n   ");
+            column = 3;
+        }
+        text.push(' ');
+        text.push_str(word);
+        column += 1 + length;
+    }
+    text
+}
+
 /// Removes what crashed runs of the emulated node left behind, and says so.
 ///
 /// # Errors
@@ -126,4 +144,19 @@ pub fn clean_up() -> Result<()> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_command_lines_are_folded_between_words() {
+        assert_eq!(folded("a b"), "$ a b");
+        let long = folded(&format!("{} {}", "x".repeat(100), "y".repeat(30)));
+        let lines: Vec<&str> = long.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].ends_with("x \\"), "{long}");
+        assert_eq!(lines[1].trim(), "y".repeat(30));
+    }
 }

@@ -335,7 +335,11 @@ fn a_redirected_address_outside_private_space_is_a_load_balancers() {
     ] {
         let before = tuple(client, 40000, dialled, 80);
         let after = tuple(client, 40000, server, 8080);
-        let interface = if client == "10.244.1.5" { POD_VETH } else { UPLINK };
+        let interface = if client == "10.244.1.5" {
+            POD_VETH
+        } else {
+            UPLINK
+        };
         let (class, nat, _) = is(seen(before, after, interface, OTHER_VETH));
         assert_eq!((class, nat), (Class::LoadBalancer, NatKind::Dnat));
     }

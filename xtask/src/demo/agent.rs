@@ -55,7 +55,7 @@ impl<'a> Agent<'a> {
             .args(flags);
         let file = std::fs::File::create(&log)?;
         command.stdout(file.try_clone()?).stderr(file);
-        println!("{}", say::dim(&format!("$ {}", say::line(&command))));
+        println!("{}", say::dim(&say::folded(&say::line(&command))));
         let child = match netns {
             Some(netns) => netns.spawn(&mut command)?,
             None => command.spawn().context("cannot start the agent")?,

@@ -26,12 +26,12 @@ use shop::Shop;
 const LISTEN: &str = "127.0.0.1:9435";
 
 /// How often the live rows are drawn, a second apart.
-const LOOKS: u32 = 8;
+const LOOKS: u32 = 12;
 
 /// How to read them.
 const NOTE: &str = "\
-nat↩: replies of a translated connection   =: this end is unchanged   FLOWS, PKTS: of all alike
-FIRST, LATER: median time on the NAT path of packets that open a connection, and of the others";
+↩ the connection's replies   = this end is unchanged   FLOWS, PKTS of all alike that are alive
+FIRST, LATER median time on the NAT path of the packets that open a connection, and of all others";
 
 /// The policy's rule, by its comment.
 const RULE: &str = "shop/deny-batch-to-db";
@@ -231,7 +231,9 @@ fn watch(agent: &Agent, looks: Option<u32>) -> Result<()> {
 fn policy(bed: &Testbed, shop: &Shop, agent: &Agent) -> Result<()> {
     say::heading("A policy: batch may not reach db");
     let dropped = |scrape: &Scrape| scrape.sum(DROPS, &[("reason", "netfilter_drop")]);
-    let rule = PolicyRule::drop(RULE).from(shop.batch.ip()).to(shop.db.ip());
+    let rule = PolicyRule::drop(RULE)
+        .from(shop.batch.ip())
+        .to(shop.db.ip());
     let before = dropped(&agent.scrape()?);
     bed.add_policy(rule)?;
     shop.denied(ATTEMPTS)?;
@@ -264,7 +266,7 @@ fn policy(bed: &Testbed, shop: &Shop, agent: &Agent) -> Result<()> {
         "the agent's count of dropped packets is not iptables'"
     );
     println!(
-        "  equal to the packet; and the rule saw only the pod {}, the agent also the service {} that was dialled",
+        "  Equal. The rule names the pod {}, as iptables sees it; the agent also tells that {} was dialled.",
         shop.db.ip(),
         shop.db_service.address()
     );

@@ -91,8 +91,21 @@ struct Kind<'a> {
 }
 
 fn alike(a: &Row, b: &Row) -> bool {
-    (&a.class, &a.nat, &a.scope, &a.protocol, a.reply, &a.drop_reason)
-        == (&b.class, &b.nat, &b.scope, &b.protocol, b.reply, &b.drop_reason)
+    (
+        &a.class,
+        &a.nat,
+        &a.scope,
+        &a.protocol,
+        a.reply,
+        &a.drop_reason,
+    ) == (
+        &b.class,
+        &b.nat,
+        &b.scope,
+        &b.protocol,
+        b.reply,
+        &b.drop_reason,
+    )
 }
 
 fn kinds(rows: &[Row]) -> Vec<Kind<'_>> {
@@ -120,7 +133,8 @@ fn kinds(rows: &[Row]) -> Vec<Kind<'_>> {
         kind.packets += row.packets;
         kind.drops += row.drops;
         kind.first.extend(row.first.map(|timing| timing.p50_ns));
-        kind.later.extend(row.established.map(|timing| timing.p50_ns));
+        kind.later
+            .extend(row.established.map(|timing| timing.p50_ns));
     }
     kinds.sort_by_cached_key(|kind| {
         let row = kind.newest;

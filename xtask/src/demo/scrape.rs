@@ -53,7 +53,10 @@ impl Scrape {
     fn histogram(&self, name: &str, labels: &[(&str, &str)]) -> Histogram {
         let mut buckets: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
         for sample in self.with(&format!("{name}_bucket"), labels) {
-            let bound = sample.labels.get("le").and_then(|le| le.parse::<f64>().ok());
+            let bound = sample
+                .labels
+                .get("le")
+                .and_then(|le| le.parse::<f64>().ok());
             let Some(bound) = bound else { continue };
             // Positive floats order as their bits do.
             let bucket = buckets.entry(bound.to_bits()).or_insert((bound, 0.0));
@@ -221,7 +224,12 @@ aksnet_up 1
         let times = scrape.histogram(PATH, &[("nat", "snat")]);
         assert!((times.count() - 6.0).abs() < 1e-9);
         assert!((times.quantile(0.5).unwrap() - 1.25e-6).abs() < 1e-12);
-        assert!(scrape.histogram(PATH, &[("nat", "none")]).quantile(0.5).is_none());
+        assert!(
+            scrape
+                .histogram(PATH, &[("nat", "none")])
+                .quantile(0.5)
+                .is_none()
+        );
         assert!(cost(&scrape)[5].contains("1.2µs"), "{:?}", cost(&scrape));
     }
 
