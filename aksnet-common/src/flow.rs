@@ -36,6 +36,14 @@ impl Addr {
         // SAFETY: sixteen bytes either way, and any bytes are an address.
         Self(unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>([first, second]) })
     }
+
+    /// The address's two halves as they lie in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u64; 2] {
+        // SAFETY: sixteen bytes either way, and any bytes are integers.
+        unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(self.0) }
+    }
 }
 
 #[cfg(any(test, feature = "user"))]
@@ -108,6 +116,24 @@ impl FlowKey {
         unsafe { &*core::ptr::from_ref(self).cast::<[u64; 6]>() }
     }
 
+    /// The key of the same packet, counted on an interface with an origin. Put together from whole words: a
+    /// key written field by field and then read by words would make the processor wait for its own stores.
+    #[inline(always)]
+    #[must_use]
+    pub const fn counted_on(&self, ifindex: u32, origin: u8) -> Self {
+        let [src, dst] = [self.src.words(), self.dst.words()];
+        let ports = self.src_port as u64 | (self.dst_port as u64) << 16 | (ifindex as u64) << 32;
+        let kind = self.protocol as u64
+            | (self.family as u64) << 8
+            | (origin as u64) << 16
+            | (self.flags as u64) << 24;
+        // SAFETY: 48 bytes either way (asserted above), and any bytes are a key; the fields' places in the last
+        // two words are those of a little-endian machine (asserted at the crate's root).
+        unsafe {
+            core::mem::transmute::<[u64; 6], Self>([src[0], src[1], dst[0], dst[1], ports, kind])
+        }
+    }
+
     /// The addresses and ports alone.
     #[inline(always)]
     #[must_use]
@@ -123,8 +149,11 @@ impl FlowKey {
     /// A 64-bit hash of the key. `seed` is chosen by the agent at load time, so that nobody outside can
     /// aim packets at one bucket.
     ///
-    /// Two multiply-and-fold lanes over three words each: six independent multiplications, which the
-    /// programs can afford for every packet.
+    /// Two lanes over three words each, six independent multiplications, then one finaliser over both: every
+    /// packet waits for this before it can look for its flow. The lanes are turned against each other, as IPv4
+    /// addresses vary in their words' upper halves only. The lower halves of the addresses, of which an IPv6
+    /// host may choose every bit, have secret multipliers: with known ones, a change of the ports could be made
+    /// good in the address, whatever the seed.
     #[inline(always)]
     #[must_use]
     pub fn hash(&self, seed: u64) -> u64 {
@@ -137,12 +166,13 @@ impl FlowKey {
             0xe703_7ed1_a0b4_28db,
         ];
         let w = self.words();
-        let a =
-            (w[0] ^ seed).wrapping_mul(K[0]) ^ w[1].wrapping_mul(K[1]) ^ w[4].wrapping_mul(K[2]);
+        let a = (w[0] ^ seed).wrapping_mul(K[0])
+            ^ w[1].wrapping_mul((K[1] ^ seed) | 1)
+            ^ w[4].wrapping_mul(K[2]);
         let b = (w[2].wrapping_add(seed)).wrapping_mul(K[3])
-            ^ w[3].wrapping_mul(K[4])
+            ^ w[3].wrapping_mul((K[4] ^ seed) | 1)
             ^ w[5].wrapping_mul(K[5]);
-        mix(mix(a).wrapping_add(b))
+        mix(a ^ b.rotate_left(32))
     }
 }
 

@@ -7,7 +7,7 @@
 use aksnet_common::{
     drops::{DropKey, DropStats, WATCHED_BRIDGE},
     flow::{ORIGIN_ENTER, ORIGIN_NODE},
-    packet::{self, ACK, Link, SYN, TCP},
+    packet::{self, ACK, Link, Parsed, SYN, TCP},
     stats::Event,
 };
 use aya_ebpf::{
@@ -40,6 +40,17 @@ pub fn aksnet_drop(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// A drop under way, between the steps below. What goes through a map is unknown to the verifier, so it need
+/// not follow every shape of header into the accounting.
+#[derive(Clone, Copy)]
+pub struct Dropping {
+    segments: u32,
+    /// Bit 0: it had a passage; above: the index of its flow's cell plus one, or 0.
+    passage: u64,
+    packet: DroppedPacket,
+    parsed: Parsed,
+}
+
 #[inline(always)]
 fn account(skb: u64, location: u64, reason: u32) -> Option<()> {
     let device: u64 = kernel(skb + u64::from(config::skb_dev()))?;
@@ -53,77 +64,125 @@ fn account(skb: u64, location: u64, reason: u32) -> Option<()> {
     }
     let ifindex: u32 = kernel(device + u64::from(config::dev_ifindex()))?;
     let iif: u32 = kernel(skb + u64::from(config::skb_iif()))?;
-    // SAFETY: the value is copied at once.
-    let (at, from) = unsafe {
-        (
-            maps::WATCHED.get(ifindex).copied(),
-            maps::WATCHED.get(iif).copied(),
-        )
-    };
-    if at.is_none() && from.is_none() {
+    let (at, from) = (watched(ifindex), watched(iif));
+    if at == UNWATCHED && from == UNWATCHED {
         return None;
     }
-    if let Some(role) = at
-        && reason == config::netfilter_drop()
-        && is_copy(skb, device, role, iif)
+    if at != UNWATCHED && reason == config::netfilter_drop() && is_copy(skb, device, at as u32, iif)
     {
         maps::count(Event::DropCopy);
         return None;
     }
-    let packet = DroppedPacket::new(skb);
-    let Some(packet) = packet else {
+    if read_headers(skb) != 0 {
         maps::count(Event::DropUnreadable);
         return None;
+    }
+    take_passage(reason);
+    settle(skb, location, reason, ifindex, iif);
+    Some(())
+}
+
+/// No interface's value in [`maps::WATCHED`].
+const UNWATCHED: u64 = u64::MAX;
+
+/// What [`maps::WATCHED`] says of an interface. A subprogram, as the compiler would otherwise join two pointers
+/// in one comparison, which the verifier does not allow.
+#[inline(never)]
+fn watched(ifindex: u32) -> u64 {
+    // SAFETY: the value is copied at once.
+    match unsafe { maps::WATCHED.get(ifindex) } {
+        Some(&value) => u64::from(value),
+        None => UNWATCHED,
+    }
+}
+
+/// Reads the dropped packet's headers into [`maps::DROPPING`]; 1 where they cannot be read.
+#[inline(never)]
+fn read_headers(skb: u64) -> u32 {
+    let Some(drop) = maps::DROPPING.get_ptr_mut(0) else {
+        return 1;
+    };
+    let Some(packet) = DroppedPacket::new(skb) else {
+        return 1;
     };
     let Ok(parsed) = packet::parse_any(&packet, Link::Ip) else {
-        maps::count(Event::DropUnreadable);
-        return None;
+        return 1;
     };
-    let segments = packet.segments(parsed.payload_len);
-    let mark: u32 = kernel(skb + u64::from(config::skb_mark()))?;
+    // SAFETY: this CPU's value. The kernel does not run the program inside itself (kernel/trace/bpf_trace.c,
+    // `prog->active`), so nothing interleaves.
+    unsafe {
+        (*drop).segments = packet.segments(parsed.payload_len);
+        (*drop).packet = packet;
+        (*drop).parsed = parsed;
+    }
+    0
+}
+
+/// Takes the packet's passage, if it has one, and notes the drop with its flow.
+#[inline(never)]
+fn take_passage(reason: u32) -> u32 {
+    let Some(drop) = maps::DROPPING.get_ptr_mut(0) else {
+        return 1;
+    };
+    let Some(table) = passage::table() else {
+        return 1;
+    };
+    // SAFETY: as in `read_headers`; `cold` is a live map value.
+    unsafe {
+        (*drop).passage = 0;
+        let Some(found) = passage::take(table, &(*drop).packet, &(*drop).parsed) else {
+            return 0;
+        };
+        maps::count(Event::DropMatched);
+        (*drop).passage = 1;
+        if let Some(cold) = passage::cold(&found) {
+            (*drop).passage |= (u64::from(found.cell) + 1) << 1;
+            passage::translate(cold, &found, &(*drop).parsed.key.tuple(), 0);
+            atomic::add(&raw mut (*cold).drops, 1);
+            (*cold).drop_reason = reason;
+        }
+    }
+    0
+}
+
+/// Counts the drop.
+#[inline(never)]
+fn settle(skb: u64, location: u64, reason: u32, ifindex: u32, iif: u32) -> u32 {
+    let Some(drop) = maps::DROPPING.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: as in `read_headers`.
+    let drop = unsafe { &*drop };
+    let parsed = &drop.parsed;
+    let passage = drop.passage;
     let mut key = DropKey {
         key: parsed.key,
         location,
         reason,
-        mark,
+        mark: kernel(skb + u64::from(config::skb_mark())).unwrap_or(0),
         iif,
         padding: 0,
     };
     key.key.ifindex = ifindex;
     key.key.origin = if iif == 0 { ORIGIN_NODE } else { ORIGIN_ENTER };
 
-    let further = u64::from(segments - 1);
+    let further = u64::from(drop.segments.saturating_sub(1));
     let opens = parsed.key.protocol == TCP && parsed.tcp_flags & (SYN | ACK) == SYN;
-    let mut one = DropStats {
+    let one = DropStats {
         skbs: 1,
         bytes: u64::from(parsed.l3_len),
         gso_packets: further,
         gso_bytes: further * u64::from(parsed.l3_len - parsed.payload_len),
         syns: u64::from(opens),
-        passages: 0,
+        passages: passage & 1,
         // SAFETY: a helper without arguments.
         last_ns: unsafe { bpf_ktime_get_ns() },
-        cell: 0,
+        cell: passage >> 1,
     };
-    if let Some(table) = passage::table()
-        && let Some(found) = passage::take(table, &packet, &parsed)
-    {
-        maps::count(Event::DropMatched);
-        one.passages = 1;
-        if let Some(cold) = passage::cold(&found) {
-            one.cell = u64::from(found.cell) + 1;
-            // SAFETY: a live map value.
-            unsafe {
-                passage::translate(cold, &found, &parsed.key.tuple(), 0);
-                atomic::add(&raw mut (*cold).drops, 1);
-                (*cold).drop_reason = reason;
-            }
-        }
-    }
     record(&key, &one);
     // After the map: an agent that has seen this count finds the entry in the map that it turns away from.
     maps::count(Event::Dropped);
-    Some(())
+    0
 }
 
 /// Whether a netfilter drop is that of a copy. kubenet's bridge is promiscuous: of a packet that it forwards

@@ -19,7 +19,7 @@ use crate::{
 };
 
 #[inline(always)]
-fn leave_node(packet: &TcPacket, link: Link, role: Role) {
+pub fn leave_node(packet: &TcPacket, link: Link, role: Role) {
     if packet.ingress_ifindex() == 0 {
         account(packet.skb(), At::new(role, ORIGIN_NODE, link));
         return;

@@ -42,6 +42,8 @@ mod exit;
 
 mod drops;
 
+mod bench;
+
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     // SAFETY: nothing here can panic (no indexing without a constant bound, no unwrap), and the verifier

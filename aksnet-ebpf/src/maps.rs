@@ -14,7 +14,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray},
 };
 
-use crate::atomic;
+use crate::{atomic, drops::Dropping};
 
 /// Bucket index → cells. Written by every ENTER (and by EXIT for the node's own packets), read and retired
 /// by the agent through its mapping. Size: the agent's flow-cells / 4. Full bucket: SPILL.
@@ -73,6 +73,10 @@ pub static WATCHED: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 /// every shape of header on.
 #[map]
 pub static HEADERS: PerCpuArray<Parsed> = PerCpuArray::with_max_entries(1, 0);
+
+/// The drop that this CPU is looking at. Written and read within one program run.
+#[map]
+pub static DROPPING: PerCpuArray<Dropping> = PerCpuArray::with_max_entries(1, 0);
 
 /// Counts an event on this CPU.
 #[inline(always)]

@@ -33,9 +33,16 @@ fn pair(table: *mut PassageTable, fingerprint: u64) -> *mut Passage {
     }
 }
 
-/// Leaves a passage for a packet that has just been counted.
+/// Leaves a passage for a packet that has just been counted, at the time `entered_ns`.
 #[inline(always)]
-pub fn leave(packet: &TcPacket, parsed: &Parsed, cell: u32, state_word: u64, stage: usize) {
+pub fn leave(
+    packet: &TcPacket,
+    parsed: &Parsed,
+    cell: u32,
+    state_word: u64,
+    stage: usize,
+    entered_ns: u64,
+) {
     let Some(table) = table() else {
         return;
     };
@@ -70,7 +77,7 @@ pub fn leave(packet: &TcPacket, parsed: &Parsed, cell: u32, state_word: u64, sta
         (*table).pending += 1;
         (*table).last_jiffies = now;
         maps::count(Event::PassageLeft);
-        (*slot).entered_ns = bpf_ktime_get_ns();
+        (*slot).entered_ns = entered_ns;
         (*slot).fingerprint = print;
     }
 }

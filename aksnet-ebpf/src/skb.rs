@@ -151,6 +151,7 @@ pub fn kernel<T: Copy + Default>(at: u64) -> Option<T> {
 }
 
 /// A packet that the kernel is about to free, from its IP header on.
+#[derive(Clone, Copy)]
 pub struct DroppedPacket {
     ip: u64,
     linear: u32,

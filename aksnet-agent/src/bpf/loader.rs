@@ -62,6 +62,8 @@ pub struct LoadOptions {
     pub hash_seed: Option<u64>,
     /// The network namespace whose drops count; `None` for the agent's own.
     pub netns: Option<u32>,
+    /// Further programs of the object, which only benchmarks load: the loader keeps no map open for later.
+    pub further: &'static [&'static str],
 }
 
 impl Default for LoadOptions {
@@ -76,6 +78,7 @@ impl Default for LoadOptions {
             log_level: 0,
             hash_seed: None,
             netns: None,
+            further: &[],
         }
     }
 }
@@ -151,6 +154,10 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         );
     }
     programs.push((DROP, load_drop(&mut ebpf, &kernel, &btf)?));
+    for name in options.further {
+        let program: &mut SchedClassifier = ebpf.program_mut(name).context(*name)?.try_into()?;
+        program.load()?;
+    }
     let source = MapSource::take(&mut ebpf, options.flow_cells)?;
     let attacher = Attacher::new(ebpf, programs, options.attach)?;
     Ok(Loaded {

@@ -18,7 +18,7 @@ fn enter(rig: &mut Rig, frame: &Frame) {
 
 #[test]
 fn a_super_packet_counts_as_the_packets_and_bytes_it_stands_for() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for hook in HOOKS {
             for frame in [
                 Frame::tcp(A4, B4, PSH | ACK),
@@ -69,7 +69,10 @@ fn a_super_packet_counts_as_the_packets_and_bytes_it_stands_for() {
 
 #[test]
 fn a_super_packet_beyond_64_kib_counts_its_own_length() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
+        if !rig.makes_long_packets() {
+            return;
+        }
         for (frame, header) in [(Frame::tcp(A4, B4, ACK), 40), (Frame::tcp(A6, B6, ACK), 60)] {
             for payload in [65_540_usize, 66_000, 68_000] {
                 let frame = frame.clone().payload(payload);
@@ -93,7 +96,7 @@ fn a_super_packet_beyond_64_kib_counts_its_own_length() {
 
 #[test]
 fn counts_of_one_flow_add_up() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         let mut expected = (0, 0, 0, 0);
         for i in 0..100 {
             let frame = Frame::udp(A6, B6).payload(500 + i);
@@ -115,7 +118,7 @@ fn counts_of_one_flow_add_up() {
 
 #[test]
 fn tcp_flags_are_those_of_all_packets() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for (a, b) in [(A4, B4), (A6, B6)] {
             let mut all = 0;
             for flags in [SYN, ACK, PSH | ACK, 0x20, 0x40 | ACK, 0x80, FIN | ACK, RST] {
@@ -132,7 +135,7 @@ fn tcp_flags_are_those_of_all_packets() {
 
 #[test]
 fn each_new_syn_is_a_connection_and_each_repeated_one_a_retransmit() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         let syn = Frame::tcp(A4, B4, SYN);
         // A first sequence number of 0 is as good as any.
         for (seq, connections, retransmits) in [
@@ -167,7 +170,7 @@ fn each_new_syn_is_a_connection_and_each_repeated_one_a_retransmit() {
 
 #[test]
 fn a_syn_ack_has_a_time_but_opens_no_connection() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         let answer = Frame::tcp(A6, B6, SYN | ACK);
         enter(&mut rig, &answer);
         let first = rig.look().flow().hot;
@@ -182,7 +185,7 @@ fn a_syn_ack_has_a_time_but_opens_no_connection() {
 
 #[test]
 fn data_below_the_highest_sequence_number_is_retransmitted() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for start in [0, 1_000, 0x7fff_fff0, 0x8000_0000, 0xffff_fff0_u32] {
             enter(&mut rig, &Frame::tcp(A4, B4, SYN).seq(start));
             let data = |at: u32, len: usize| {
@@ -220,7 +223,7 @@ fn data_below_the_highest_sequence_number_is_retransmitted() {
 /// The agent starts, or a cell is taken anew, in the middle of a connection.
 #[test]
 fn a_flow_first_met_with_an_empty_packet_has_no_retransmits() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for start in [1_000, 0x7fff_ff00, 0x9000_0000, 0xffff_ff00_u32] {
             enter(&mut rig, &Frame::tcp(A4, B4, ACK).seq(start).payload(0));
             for i in 0..10 {
@@ -236,7 +239,7 @@ fn a_flow_first_met_with_an_empty_packet_has_no_retransmits() {
 
 #[test]
 fn later_fragments_of_tcp_are_never_retransmits() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for (a, b) in [(A4, B4), (A6, B6)] {
             for i in 0..10 {
                 let data = Frame::tcp(a, b, ACK).id(i).payload(160);
@@ -252,7 +255,7 @@ fn later_fragments_of_tcp_are_never_retransmits() {
 
 #[test]
 fn other_protocols_are_one_connection_however_many_packets() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for (a, b) in [(A4, B4), (A6, B6)] {
             for frame in [
                 Frame::udp(a, b),
@@ -273,7 +276,7 @@ fn other_protocols_are_one_connection_however_many_packets() {
 
 #[test]
 fn times_are_those_of_the_first_and_the_last_packet() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         let now = || {
             let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
                 .expect("the monotonic clock");
@@ -308,7 +311,7 @@ fn the_first_packets_and_one_in_n_are_timed() {
             first_packets,
             ..small()
         };
-        rig::with(options, |mut rig| {
+        rig::with(&options, |mut rig| {
             for (a, b) in [(A4, B4), (A6, B6)] {
                 for frame in [Frame::udp(a, b), Frame::tcp(a, b, ACK)] {
                     for i in 0..packets {
@@ -339,7 +342,7 @@ fn every_syn_is_timed() {
         first_packets: 0,
         ..small()
     };
-    rig::with(options, |mut rig| {
+    rig::with(&options, |mut rig| {
         for i in 0..20 {
             enter(&mut rig, &Frame::tcp(A4, B4, SYN).seq(i * 7));
             enter(&mut rig, &Frame::tcp(A4, B4, ACK).seq(i * 7 + 1));
@@ -352,8 +355,8 @@ fn every_syn_is_timed() {
 
 #[test]
 fn interface_and_origin_tell_flows_apart() {
-    rig::with(small(), |mut rig| {
-        let [a, b] = rig.devices();
+    rig::with(&small(), |mut rig| {
+        let [a, b] = rig::devices();
         let frame = Frame::tcp(A4, B4, ACK);
         for (hook, skb) in [
             (ENTER_POD, Skb::default()),
@@ -384,7 +387,7 @@ fn interface_and_origin_tell_flows_apart() {
 /// follows more, must find room.
 #[test]
 fn the_verifier_has_far_less_to_do_than_it_would() {
-    rig::with(LoadOptions::default(), |mut rig| {
+    rig::with(&LoadOptions::default(), |mut rig| {
         for hook in HOOKS {
             let program = rig.datapath.attacher.ebpf().program(hook.program);
             let info = program

@@ -23,9 +23,9 @@ pub const RST: u8 = 0x04;
 pub const PSH: u8 = 0x08;
 pub const ACK: u8 = 0x10;
 
-/// EtherType of a VLAN tag.
+/// `EtherType` of a VLAN tag.
 pub const VLAN: u16 = 0x8100;
-/// EtherType of a provider's VLAN tag.
+/// `EtherType` of a provider's VLAN tag.
 pub const QINQ: u16 = 0x88a8;
 
 /// IPv6 extension header numbers.
@@ -79,7 +79,7 @@ pub struct Frame {
     pub dst: SocketAddr,
     pub transport: Transport,
     pub payload: Vec<u8>,
-    /// EtherTypes of the VLAN tags, outermost first.
+    /// `EtherTypes` of the VLAN tags, outermost first.
     pub tags: Vec<u16>,
     /// IPv4 identification, or that of an IPv6 fragment.
     pub id: u16,

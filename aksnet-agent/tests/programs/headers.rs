@@ -33,6 +33,10 @@ pub fn small() -> LoadOptions {
 
 /// Every kind of packet that belongs to a flow, without link-layer variants.
 pub fn flows() -> Vec<(String, Frame)> {
+    [of_both_versions(), of_ipv4(), of_ipv6()].concat()
+}
+
+fn of_both_versions() -> Vec<(String, Frame)> {
     let mut table = Vec::new();
     for (family, a, b) in [("ipv4", A4, B4), ("ipv6", A6, B6)] {
         let mut row = |name: &str, frame: Frame| table.push((format!("{family} {name}"), frame));
@@ -92,6 +96,12 @@ pub fn flows() -> Vec<(String, Frame)> {
         let first_without_options = Frame::tcp(a, b, ACK).tcp_options(40).piece(0, true);
         row("first fragment of tcp with options", first_without_options);
     }
+    table
+}
+
+/// Options.
+fn of_ipv4() -> Vec<(String, Frame)> {
+    let mut table = Vec::new();
     for options in [4, 20, 40] {
         for (name, frame) in [
             ("tcp", Frame::tcp(A4, B4, ACK)),
@@ -108,6 +118,12 @@ pub fn flows() -> Vec<(String, Frame)> {
     table.push(("ipv4 later fragment with options".to_owned(), later));
     // AH is a protocol of its own in IPv4, an extension header in IPv6.
     table.push(("ipv4 ah".to_owned(), Frame::other(A4, B4, 51)));
+    table
+}
+
+/// Extension headers.
+fn of_ipv6() -> Vec<(String, Frame)> {
+    let mut table = Vec::new();
     for chain in [
         &[HOP_BY_HOP][..],
         &[ROUTING],
@@ -227,7 +243,7 @@ pub fn expect_skip(rig: &mut Rig, name: &str, reason: Skip, frame_len: usize) {
 
 #[test]
 fn every_kind_of_header_is_one_flow_with_its_key_and_bytes() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for hook in HOOKS {
             for (name, frame) in flows() {
                 rig.run(hook, &bytes(&frame, hook), Skb::default());
@@ -239,7 +255,7 @@ fn every_kind_of_header_is_one_flow_with_its_key_and_bytes() {
 
 #[test]
 fn vlan_tags_and_padding_change_neither_key_nor_bytes() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for hook in HOOKS {
             for (name, frame) in flows() {
                 let tags: &[&[u16]] = match hook.link {
@@ -267,7 +283,7 @@ fn vlan_tags_and_padding_change_neither_key_nor_bytes() {
 /// Headers outside the linear part of the packet, as after GRO or from a NIC that splits them off.
 #[test]
 fn headers_in_fragments_of_the_buffer_are_read_all_the_same() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         if !rig.makes_long_packets() {
             return;
         }
@@ -292,7 +308,7 @@ fn headers_in_fragments_of_the_buffer_are_read_all_the_same() {
 
 #[test]
 fn more_than_two_tags_are_skipped_as_such() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for hook in HOOKS.into_iter().filter(|h| h.link == Link::Ethernet) {
             for tags in [[VLAN; 3], [QINQ, VLAN, VLAN], [QINQ; 3]] {
                 for frame in [Frame::tcp(A4, B4, SYN), Frame::udp(A6, B6)] {
@@ -308,7 +324,7 @@ fn more_than_two_tags_are_skipped_as_such() {
 
 #[test]
 fn what_is_not_ip_is_skipped_as_such() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for hook in HOOKS {
             match hook.link {
                 Link::Ethernet => {
@@ -341,7 +357,7 @@ fn what_is_not_ip_is_skipped_as_such() {
 
 #[test]
 fn more_extension_headers_than_are_walked_are_skipped_as_such() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for hook in HOOKS {
             for chain in [
                 vec![DESTINATION; 9],

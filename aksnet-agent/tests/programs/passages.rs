@@ -56,7 +56,7 @@ fn expect_exit(cold: &ColdCell, after: &Frame, ifindex: u32, nat: NatKind, stage
     assert_eq!(cold.exit_ifindex, ifindex);
     assert_eq!((cold.translations, cold.exits), (0, 1));
     assert_eq!((cold.drops, cold.drop_reason), (0, 0));
-    assert!(cold.sequence != 0 && cold.sequence % 2 == 0);
+    assert!(cold.sequence != 0 && cold.sequence.is_multiple_of(2));
     let other = 1 - stage;
     assert_ne!(cold.sum_ns[stage], 0);
     assert_eq!(cold.sum_ns[other], 0);
@@ -81,8 +81,8 @@ fn kinds(a: &str, b: &str) -> Vec<(Frame, usize)> {
 
 #[test]
 fn each_nat_is_seen_with_its_exact_translation() {
-    rig::with(small(), |mut rig| {
-        let [_, out] = rig.devices();
+    rig::with(&small(), |mut rig| {
+        let [_, out] = rig::devices();
         for (a, b, node, pod) in [(A4, B4, NODE4, POD4), (A6, B6, NODE6, POD6)] {
             for (frame, stage) in kinds(a, b) {
                 for (after, nat) in [
@@ -109,7 +109,7 @@ fn each_nat_is_seen_with_its_exact_translation() {
 
 #[test]
 fn a_port_alone_rewritten_is_nat_too() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for (after, nat) in [
             (Frame::udp("10.244.1.7:999", B4), NatKind::Snat),
             (Frame::udp(A4, "10.0.0.10:53"), NatKind::Dnat),
@@ -124,7 +124,7 @@ fn a_port_alone_rewritten_is_nat_too() {
 
 #[test]
 fn an_echo_with_a_rewritten_identifier_is_the_same_packet() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for (a, b, node, pod) in [(A4, B4, NODE4, POD4), (A6, B6, NODE6, POD6)] {
             for reply in [false, true] {
                 let mut before = Frame::echo(a, b, 0x0102);
@@ -151,7 +151,7 @@ fn an_echo_with_a_rewritten_identifier_is_the_same_packet() {
 
 #[test]
 fn packets_without_ports_are_recognised_with_rewritten_addresses() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for (a, b, node, pod) in [(A4, B4, NODE4, POD4), (A6, B6, NODE6, POD6)] {
             let mut error = Frame::echo(a, b, 0);
             error.transport = Transport::Icmp {
@@ -185,8 +185,8 @@ fn packets_without_ports_are_recognised_with_rewritten_addresses() {
 
 #[test]
 fn every_pair_of_hooks_shares_its_passages() {
-    rig::with(small(), |mut rig| {
-        let [inner, outer] = rig.devices();
+    rig::with(&small(), |mut rig| {
+        let [inner, outer] = rig::devices();
         let frame = Frame::tcp(A4, B4, SYN).payload(4);
         let after = frame.clone().src(NODE4);
         for enter in [ENTER_POD, ENTER_UPLINK, ENTER_UPLINK_IP] {
@@ -205,7 +205,7 @@ fn every_pair_of_hooks_shares_its_passages() {
 
 #[test]
 fn later_packets_of_a_flow_are_of_the_established_stage() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for (frames, first) in [
             (
                 [
@@ -248,7 +248,7 @@ fn later_packets_of_a_flow_are_of_the_established_stage() {
 
 #[test]
 fn the_time_between_the_hooks_is_the_time_measured() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         let frame = Frame::udp(A4, B4);
         enter(&mut rig, &frame);
         std::thread::sleep(Duration::from_millis(20));
@@ -263,8 +263,8 @@ fn the_time_between_the_hooks_is_the_time_measured() {
 
 #[test]
 fn a_changed_translation_is_told_and_counted() {
-    rig::with(small(), |mut rig| {
-        let [one, two] = rig.devices();
+    rig::with(&small(), |mut rig| {
+        let [one, two] = rig::devices();
         let frame = |i| Frame::udp(A4, B4).id(i);
         for (i, (after, ifindex, translations)) in [
             (frame(0).dst(POD4), one, 0),
@@ -296,7 +296,7 @@ fn a_forwarded_packet_with_nothing_pending_changes_nothing() {
         sample: 64,
         ..small()
     };
-    rig::with(options, |mut rig| {
+    rig::with(&options, |mut rig| {
         for exit in [EXIT_POD, EXIT_UPLINK, EXIT_UPLINK_IP] {
             for (_, frame) in super::headers::flows() {
                 rig.run(exit, &bytes(&frame, exit), Skb::from_to(LO, LO));
@@ -316,7 +316,7 @@ fn a_sampled_packet_is_matched_and_the_others_are_not_looked_for() {
         first_packets: 1,
         ..small()
     };
-    rig::with(options, |mut rig| {
+    rig::with(&options, |mut rig| {
         let frame = |i| Frame::udp(A4, B4).id(i);
         // The test thread may lose its CPU for longer than a passage is pending.
         let matched = (0..100).any(|_| {
@@ -351,7 +351,7 @@ fn a_passage_that_nothing_took_is_not_pending_for_long() {
         sample: 64,
         ..small()
     };
-    rig::with(options, |mut rig| {
+    rig::with(&options, |mut rig| {
         enter(&mut rig, &Frame::udp(A4, B4));
         rig.take();
         std::thread::sleep(Duration::from_millis(100));
@@ -364,7 +364,7 @@ fn a_passage_that_nothing_took_is_not_pending_for_long() {
 
 #[test]
 fn an_unmatched_exit_is_counted_and_leaves_the_passages() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         exit(&mut rig, &Frame::udp(A4, B4), LO);
         let seen = rig.take();
         assert_eq!(events(&seen), [0, 0, 1, 0]);
@@ -398,7 +398,7 @@ fn an_unmatched_exit_is_counted_and_leaves_the_passages() {
 
 #[test]
 fn a_forwarded_packet_without_readable_headers_is_counted_as_that() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for exit in [EXIT_POD, EXIT_UPLINK, EXIT_UPLINK_IP] {
             rig.run(exit, &[0; 60], Skb::from_to(LO, LO));
             let mut frame = bytes(&Frame::tcp(A4, B4, ACK), exit);
@@ -415,7 +415,7 @@ fn a_forwarded_packet_without_readable_headers_is_counted_as_that() {
 
 #[test]
 fn the_nodes_own_packets_leave_no_passage() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         for exit in [EXIT_POD, EXIT_UPLINK, EXIT_UPLINK_IP] {
             let frame = Frame::tcp(A4, B4, SYN);
             rig.run(exit, &bytes(&frame, exit), Skb::from_to(0, LO));
@@ -431,7 +431,7 @@ fn the_nodes_own_packets_leave_no_passage() {
 /// Two pods send the same datagram at once: its fingerprint is the same, as it leaves out the addresses.
 #[test]
 fn equal_datagrams_of_two_pods_are_told_apart_by_address() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         let one = Frame::udp("10.244.1.1:5000", B4);
         let two = Frame::udp("10.244.1.2:5000", B4);
         let to = |frame: &Frame, dst| frame.clone().dst(dst);
@@ -490,7 +490,7 @@ fn an_overfull_passage_table_replaces_passages_and_loses_no_packet() {
         flow_cells: 65_536,
         ..small()
     };
-    rig::with(options, |mut rig| {
+    rig::with(&options, |mut rig| {
         let frames: Vec<Frame> = (0..2_000_u16)
             .map(|i| Frame::udp(&format!("10.244.1.1:{}", 1_000 + i), B4).id(i))
             .collect();
@@ -520,7 +520,7 @@ fn an_overfull_passage_table_replaces_passages_and_loses_no_packet() {
 
 #[test]
 fn a_packet_that_leaves_on_another_cpu_is_unmatched() {
-    rig::with(small(), |mut rig| {
+    rig::with(&small(), |mut rig| {
         enter(&mut rig, &Frame::udp(A4, B4));
         if !bind(1) {
             println!("skipped: needs two CPUs");
@@ -535,7 +535,7 @@ fn a_packet_that_leaves_on_another_cpu_is_unmatched() {
 #[test]
 fn a_passage_of_a_retired_flow_is_credited_to_nobody() {
     rig::with(
-        LoadOptions {
+        &LoadOptions {
             flow_cells: 4,
             ..small()
         },
@@ -571,7 +571,7 @@ fn a_passage_of_a_retired_flow_is_credited_to_nobody() {
 #[test]
 fn a_passage_of_a_spilled_flow_is_matched_without_a_cell() {
     rig::with(
-        LoadOptions {
+        &LoadOptions {
             flow_cells: 4,
             ..small()
         },

@@ -126,7 +126,7 @@ impl Skb {
 
 /// Runs a test with a datapath, on a thread of its own that is bound to one CPU and has a new network
 /// namespace. Prints why where that cannot be.
-pub fn with(options: LoadOptions, test: impl FnOnce(Rig) + Send) {
+pub fn with(options: &LoadOptions, test: impl FnOnce(Rig) + Send) {
     if !geteuid().is_root() {
         println!("skipped: needs root");
         return;
@@ -153,7 +153,7 @@ pub fn with(options: LoadOptions, test: impl FnOnce(Rig) + Send) {
                 println!("skipped: no network namespace of its own: {error}");
                 return;
             }
-            let datapath = bpf::load(&options).expect("the datapath loads");
+            let datapath = bpf::load(options).expect("the datapath loads");
             for state in datapath.attacher.programs() {
                 // The drop tracepoint is not in every kernel, but none may refuse it.
                 assert!(!matches!(state.loaded, Loaded::Refused(_)), "{state:?}");
@@ -167,10 +167,10 @@ pub fn with(options: LoadOptions, test: impl FnOnce(Rig) + Send) {
     });
 }
 
-/// Binds the calling thread to the `n`th CPU it may run on; false where there are not as many.
+/// Binds the calling thread to the `n`th CPU the process may run on; false where there are not as many.
 pub fn bind(n: usize) -> bool {
-    let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this).expect("the thread's CPUs");
+    // The main thread's: it is never bound.
+    let allowed = sched_getaffinity(Pid::this()).expect("the process's CPUs");
     let nth = (0..CpuSet::count())
         .filter(|&cpu| allowed.is_set(cpu).unwrap_or(false))
         .nth(n);
@@ -179,8 +179,24 @@ pub fn bind(n: usize) -> bool {
     };
     let mut only = CpuSet::new();
     only.set(cpu).expect("a CPU");
-    sched_setaffinity(this, &only).expect("binding to a CPU");
+    sched_setaffinity(Pid::from_raw(0), &only).expect("binding to a CPU");
     true
+}
+
+/// Two more interfaces of the thread's network namespace.
+pub fn devices() -> [u32; 2] {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().expect("a netlink socket");
+        tokio::spawn(connection);
+        let pair = LinkVeth::new("one", "two").build();
+        let added = handle.link().add(pair).execute().await;
+        added.expect("a pair of interfaces");
+    });
+    ["one", "two"].map(|name| nix::net::if_::if_nametoindex(name).expect("its index"))
 }
 
 /// One cell that is not free.
@@ -299,22 +315,6 @@ impl Rig {
         }
         self.take();
         does
-    }
-
-    /// Two more interfaces of the thread's network namespace.
-    pub fn devices(&self) -> [u32; 2] {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
-            let (connection, handle, _) = rtnetlink::new_connection().expect("a netlink socket");
-            tokio::spawn(connection);
-            let pair = LinkVeth::new("one", "two").build();
-            let added = handle.link().add(pair).execute().await;
-            added.expect("a pair of interfaces");
-        });
-        ["one", "two"].map(|name| nix::net::if_::if_nametoindex(name).expect("its index"))
     }
 
     /// What there is now. Takes the spill.

@@ -14,6 +14,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
+mod flood;
 mod icmp;
 mod raw;
 mod server;
@@ -21,6 +22,7 @@ mod short;
 mod tcp;
 mod udp;
 
+pub use flood::Flood;
 pub use icmp::{Ping, PingReport};
 pub use raw::{FrameSocket, RawIp};
 pub use server::TcpServer;

@@ -47,6 +47,35 @@ impl FrameSocket {
         })
     }
 
+    /// From now on frames go to the interface itself, past its queue.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn bypass_queue(&self) -> Result<()> {
+        let on: libc::c_int = 1;
+        let length = libc::socklen_t::try_from(size_of_val(&on))?;
+        // SAFETY: the option's value is valid for its length and outlives the call.
+        let set = unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_QDISC_BYPASS,
+                std::ptr::from_ref(&on).cast(),
+                length,
+            )
+        };
+        Errno::result(set).context("cannot bypass the queue")?;
+        Ok(())
+    }
+
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    pub(super) fn address(&self) -> libc::sockaddr_ll {
+        self.address
+    }
+
     /// Sends one frame, from its Ethernet header on.
     ///
     /// # Errors

@@ -3,6 +3,10 @@
 //! Each round measures without and with the agent, so that a machine's mood strikes both alike; what is told is
 //! the median of the rounds.
 
+pub mod figure;
+
+pub mod row;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

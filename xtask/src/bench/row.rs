@@ -1,0 +1,64 @@
+//! Names of *rows* and columns that the benchmarks fill and the targets refer to.
+
+/// ENTER of a known flow, IPv4 TCP.
+pub const ENTER_TCP: &str = "ENTER, known flow, IPv4 TCP";
+/// ENTER of a known flow, IPv6 UDP.
+pub const ENTER_UDP: &str = "ENTER, known flow, IPv6 UDP";
+/// ENTER where there are more flows than cells.
+pub const ENTER_SMALL_TABLE: &str = "ENTER, IPv4 TCP, more flows than cells";
+/// EXIT with nothing on its way.
+pub const EXIT_IDLE: &str = "EXIT, nothing pending";
+/// ENTER and EXIT of a timed packet, IPv4 TCP.
+pub const TIMED_TCP: [&str; 2] = ["ENTER, timed, IPv4 TCP", "EXIT, timed, IPv4 TCP"];
+/// ENTER and EXIT of a timed packet, IPv6 UDP.
+pub const TIMED_UDP: [&str; 2] = ["ENTER, timed, IPv6 UDP", "EXIT, timed, IPv6 UDP"];
+/// ENTER of a new flow.
+pub const NEW_UDP: &str = "ENTER, new flow, IPv6 UDP";
+/// ENTER of a SYN.
+pub const NEW_SYN: &str = "ENTER, new flow, IPv4 SYN";
+/// ENTER of a connection that was there before the agent.
+pub const NEW_TCP: &str = "ENTER, new flow, IPv4 TCP, no SYN";
+
+/// Real packets: ENTER over the empty program.
+pub const RUN_ENTER: &str = "ENTER";
+/// Real packets: EXIT over the empty program.
+pub const RUN_EXIT: &str = "EXIT";
+/// Real packets that a netfilter rule drops: DROP.
+pub const RUN_DROP: &str = "DROP";
+
+/// What is attached to the path under test: nothing, for what the comparison itself is worth.
+pub const NOTHING: &str = "nothing (null check)";
+/// What is attached: empty programs.
+pub const EMPTY: &str = "empty tcx programs";
+/// What is attached: the agent's programs, with a reader of its tables.
+pub const AGENT: &str = "the agent's programs";
+/// As [`AGENT`], with more flows than cells.
+pub const AGENT_SMALL_TABLE: &str = "the agent's programs, more flows than cells";
+
+/// Bulk TCP.
+pub const THROUGHPUT: &str = "TCP throughput, Gbit/s";
+/// Connections opened and closed.
+pub const CONNECTIONS: &str = "TCP connections/s";
+/// Datagrams of 64 bytes.
+pub const SMALL_PACKETS: &str = "64-byte UDP datagrams/s";
+/// One byte there and back.
+pub const REQUEST: &str = "request-response, µs";
+/// A connection for one byte there and back.
+pub const CONNECT_REQUEST: &str = "connect-request-response, µs";
+
+/// One sweep of a full default table.
+pub const SWEEP: &str = "sweep of 65,536 live flows, ms";
+/// Memory.
+pub const RESIDENT: &str = "resident memory (RSS), MiB";
+
+/// A number of flows as a column's title.
+#[must_use]
+pub fn flows(flows: u32) -> String {
+    if flows >= 1_000 {
+        format!("{},{:03} flows", flows / 1_000, flows % 1_000)
+    } else if flows == 1 {
+        "1 flow".to_owned()
+    } else {
+        format!("{flows} flows")
+    }
+}
