@@ -13,7 +13,7 @@ extern "C" fn on_interrupt(_signal: libc::c_int) {
     INTERRUPTED.store(true, Ordering::SeqCst);
 }
 
-/// From now on Ctrl-C and SIGTERM do not end the process, but what [`check`] says: so that clean-up always runs.
+/// From now on Ctrl-C, SIGTERM and a closed terminal do not end the process, but what [`check`] says: so that clean-up always runs.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -23,7 +23,7 @@ pub fn catch_interrupts() -> Result<()> {
         SaFlags::empty(),
         SigSet::empty(),
     );
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
         unsafe { sigaction(signal, &action) }.context("cannot catch signals")?;
     }

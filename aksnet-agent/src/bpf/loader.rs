@@ -198,9 +198,21 @@ fn short(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     debug!(%text, "the kernel's whole answer");
+    first_and_telling(&text)
+}
+
+/// The error and the line of the verifier's log that says why: the last one before its statistics.
+fn first_and_telling(text: &str) -> String {
+    const STATISTICS: [&str; 4] = [
+        "processed ",
+        "verification time ",
+        "stack depth ",
+        "max_states_per_insn ",
+    ];
     let lines: Vec<&str> = text
         .lines()
-        .filter(|l| !l.is_empty() && !l.starts_with("processed "))
+        .map(str::trim_end)
+        .filter(|line| !line.is_empty() && !STATISTICS.iter().any(|s| line.starts_with(s)))
         .collect();
     match lines.as_slice() {
         [] => String::new(),
@@ -252,5 +264,17 @@ mod tests {
         .expect_err("not a power of two");
         assert!(error.to_string().contains("sample"), "{error}");
         check(&LoadOptions::default()).expect("the defaults are in range");
+    }
+
+    #[test]
+    fn of_the_verifiers_answer_the_reason_is_kept() {
+        let text = "the BPF_PROG_LOAD syscall returned Permission denied (os error 13). Verifier output: 0: R1=ctx()\n\
+                    114: (4f) r1 |= r0\n\
+                    R1 pointer arithmetic on map_value_or_null prohibited, null-check it first\n\
+                    verification time 660 usec\nstack depth 192+0+0\n\
+                    processed 109 insns (limit 1000000) max_states_per_insn 0\n\n";
+        let short = first_and_telling(text);
+        assert!(short.starts_with("the BPF_PROG_LOAD syscall"), "{short}");
+        assert!(short.ends_with("null-check it first"), "{short}");
     }
 }

@@ -1,5 +1,6 @@
 //! The demo's *agent*: the real binary as a child, told what to do by its real command line, asked by HTTP.
 
+use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -148,19 +149,21 @@ impl<'a> Agent<'a> {
                 .filter_map(|interface| interface["name"].as_str())
                 .collect()
         };
-        let programs = status["programs"].as_array();
-        let hooks: Vec<&str> = programs
-            .into_iter()
-            .flatten()
+        let programs = || status["programs"].as_array().into_iter().flatten();
+        let hooks: Vec<&str> = programs()
             .filter(|program| program["up"] == true)
             .filter_map(|program| program["hook"].as_str())
             .collect();
-        Ok(format!(
+        let mut text = format!(
             "it watches the uplink {} and {} pods' interfaces, by {}",
             named("uplink").join(", "),
             named("pod").len(),
             hooks.join(", ")
-        ))
+        );
+        for program in programs().filter(|program| program["up"] != true) {
+            let _ = write!(text, "\n  {} is not up: {program}", program["program"]);
+        }
+        Ok(text)
     }
 
     /// What it answers at a path.

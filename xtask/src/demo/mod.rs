@@ -30,7 +30,7 @@ const LOOKS: u32 = 12;
 
 /// How to read them.
 const NOTE: &str = "\
-↩ the connection's replies   = this end is unchanged   FLOWS, PKTS of all alike that are alive
+↩ the connection's replies   = unchanged end   ✗ dropped, and why   FLOWS, PKTS of all alike that are alive
 FIRST, LATER median time on the NAT path of the packets that open a connection, and of all others";
 
 /// The policy's rule, by its comment.
@@ -219,7 +219,11 @@ fn watch(agent: &Agent, looks: Option<u32>) -> Result<()> {
     let mut widths = rows::NO_WIDTHS;
     let mut look = 0;
     while looks.is_none_or(|looks| look < looks) && !say::is_interrupted() {
-        screen.show(rows::table(&agent.rows()?, &mut widths))?;
+        let mut lines = rows::table(&agent.rows()?, &mut widths);
+        if lines.len() == 1 {
+            lines.push(say::dim("(no packet yet)"));
+        }
+        screen.show(lines)?;
         look += 1;
     }
     screen.finish();
@@ -230,6 +234,17 @@ fn watch(agent: &Agent, looks: Option<u32>) -> Result<()> {
 /// agent says.
 fn policy(bed: &Testbed, shop: &Shop, agent: &Agent) -> Result<()> {
     say::heading("A policy: batch may not reach db");
+    if is(
+        agent
+            .scrape()?
+            .sum("aksnet_program_up", &[("program", "drop")]),
+        0,
+    ) {
+        say::step(
+            "the kernel has refused the drop program (see above), so there is nothing to show",
+        );
+        return Ok(());
+    }
     let dropped = |scrape: &Scrape| scrape.sum(DROPS, &[("reason", "netfilter_drop")]);
     let rule = PolicyRule::drop(RULE)
         .from(shop.batch.ip())

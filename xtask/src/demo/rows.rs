@@ -4,6 +4,7 @@
 //! second, so a table of the busiest would show near-identical lines. Here each kind (class, NAT, protocol, reach,
 //! direction) has one line, with the newest flow's addresses and all flows' counts.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
@@ -197,19 +198,19 @@ pub(super) const NO_WIDTHS: [usize; COLUMNS.len()] = [0; COLUMNS.len()];
 fn cells(kind: &Kind<'_>) -> [String; COLUMNS.len()] {
     let row = kind.newest;
     let direction = if row.reply { "↩" } else { "" };
-    let (first, later) = match &row.drop_reason {
-        Some(reason) => (format!("✗ {}", kind.drops), reason.clone()),
-        None => (time(&kind.first), time(&kind.later)),
-    };
+    let mut way = translation(row);
+    if let Some(reason) = &row.drop_reason {
+        let _ = write!(way, " ✗{} {reason}", kind.drops);
+    }
     [
         row.class.clone(),
         format!("{}{direction}", row.nat),
         row.protocol.clone(),
-        translation(row),
+        way,
         kind.flows.to_string(),
         kind.packets.to_string(),
-        first,
-        later,
+        time(&kind.first),
+        time(&kind.later),
     ]
 }
 

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use super::rows::nanoseconds;
 
+/// Samples that are longer do not fit on a line.
+const LONGEST: usize = 116;
+
 /// One sample.
 #[derive(Debug, Clone, PartialEq)]
 struct Sample {
@@ -65,7 +68,7 @@ impl Scrape {
         Histogram(buckets.into_values().collect())
     }
 
-    /// A metric's greatest samples as they stand in the text, without labels that are empty.
+    /// A metric's greatest samples as they stand in the text, without labels that are empty; of those that fit.
     pub(super) fn greatest(&self, name: &str, count: usize) -> Vec<String> {
         let mut found: Vec<(f64, String)> = self
             .lines
@@ -78,6 +81,7 @@ impl Scrape {
                 let value = line.rsplit_once(' ')?.1.parse().ok()?;
                 Some((value, without_empty_labels(line)))
             })
+            .filter(|(_, line): &(f64, String)| line.chars().count() <= LONGEST)
             .collect();
         found.sort_by(|a, b| b.0.total_cmp(&a.0));
         found.into_iter().take(count).map(|found| found.1).collect()
