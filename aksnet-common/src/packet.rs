@@ -293,10 +293,31 @@ pub fn parse_common<P: Packet>(packet: &P) -> Option<Parsed> {
 /// A [`Skip`] that says what is missing or wrong.
 #[inline(always)]
 pub fn parse_any<P: Packet>(packet: &P, link: Link) -> Result<Parsed, Skip> {
+    let network = extensions(packet, network(packet, link)?)?;
+    transport(packet, network)
+}
+
+/// A packet read as far as its IP header: `parsed` has no ports yet, and its `payload_len` is all that follows
+/// the headers read so far. The general path goes through this in three steps, so that the programs can take
+/// each by itself: the kernel's verifier follows every way through all that it sees at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// What is known so far.
+    pub parsed: Parsed,
+    /// Whether further fragments of the same packet follow.
+    pub more_fragments: bool,
+}
+
+/// First step: the link layer and the fixed IP header.
+///
+/// # Errors
+/// A [`Skip`] that says what is missing or wrong.
+#[inline(always)]
+pub fn network<P: Packet>(packet: &P, link: Link) -> Result<Network, Skip> {
     match link {
         Link::Ip => match packet.read::<1>(0) {
-            Some([b]) if b >> 4 == 4 => parse_ipv4(packet, 0),
-            Some([b]) if b >> 4 == 6 => parse_ipv6(packet, 0),
+            Some([b]) if b >> 4 == 4 => ipv4(packet, 0),
+            Some([b]) if b >> 4 == 6 => ipv6(packet, 0),
             Some(_) => Err(Skip::NotIp),
             None => Err(Skip::TruncatedIp),
         },
@@ -316,8 +337,8 @@ pub fn parse_any<P: Packet>(packet: &P, link: Link) -> Result<Parsed, Skip> {
                 }
             }
             match kind {
-                ETH_IPV4 => parse_ipv4(packet, offset + 2),
-                ETH_IPV6 => parse_ipv6(packet, offset + 2),
+                ETH_IPV4 => ipv4(packet, offset + 2),
+                ETH_IPV6 => ipv6(packet, offset + 2),
                 ETH_VLAN | ETH_QINQ => Err(Skip::TooManyTags),
                 _ => Err(Skip::NotIp),
             }
@@ -326,7 +347,7 @@ pub fn parse_any<P: Packet>(packet: &P, link: Link) -> Result<Parsed, Skip> {
 }
 
 #[inline(always)]
-fn parse_ipv4<P: Packet>(packet: &P, l3_offset: u32) -> Result<Parsed, Skip> {
+fn ipv4<P: Packet>(packet: &P, l3_offset: u32) -> Result<Network, Skip> {
     let Some(h) = packet.read::<20>(l3_offset) else {
         return Err(Skip::TruncatedIp);
     };
@@ -370,12 +391,14 @@ fn parse_ipv4<P: Packet>(packet: &P, l3_offset: u32) -> Result<Parsed, Skip> {
         icmp_echo: false,
         tcp_seq: 0,
     };
-    let more_fragments = h[6] & 0x20 != 0;
-    parse_transport(packet, parsed, more_fragments)
+    Ok(Network {
+        parsed,
+        more_fragments: h[6] & 0x20 != 0,
+    })
 }
 
 #[inline(always)]
-fn parse_ipv6<P: Packet>(packet: &P, l3_offset: u32) -> Result<Parsed, Skip> {
+fn ipv6<P: Packet>(packet: &P, l3_offset: u32) -> Result<Network, Skip> {
     let Some(h) = packet.read::<40>(l3_offset) else {
         return Err(Skip::TruncatedIp);
     };
@@ -390,7 +413,7 @@ fn parse_ipv6<P: Packet>(packet: &P, l3_offset: u32) -> Result<Parsed, Skip> {
     if total > available {
         return Err(Skip::TruncatedIp);
     }
-    let mut parsed = Parsed {
+    let parsed = Parsed {
         key: FlowKey {
             src: addr_at::<40, 8>(&h),
             dst: addr_at::<40, 24>(&h),
@@ -413,65 +436,79 @@ fn parse_ipv6<P: Packet>(packet: &P, l3_offset: u32) -> Result<Parsed, Skip> {
         icmp_echo: false,
         tcp_seq: 0,
     };
-    let end = l3_offset + total;
-    let mut next = h[6];
-    let mut at = l3_offset + IPV6_LEN;
-    let mut more_fragments = false;
-    let mut later_fragment = false;
-    let mut settled = false;
+    Ok(Network {
+        parsed,
+        more_fragments: false,
+    })
+}
+
+/// Second step: the extension headers of IPv6. Nothing to do for IPv4.
+///
+/// # Errors
+/// A [`Skip`] that says what is missing or wrong.
+#[inline(always)]
+pub fn extensions<P: Packet>(packet: &P, mut network: Network) -> Result<Network, Skip> {
+    let parsed = &mut network.parsed;
+    if parsed.key.family != 6 {
+        return Ok(network);
+    }
+    let end = parsed.l3_offset + parsed.l3_len;
+    let mut next = parsed.key.protocol;
+    let mut at = parsed.l4_offset;
     for _ in 0..EXTENSIONS {
-        // RFC 8200 4 (hop-by-hop 0, routing 43, destination 60), RFC 6275 (mobility 135), RFC 7401
-        // (HIP 139), RFC 5533 (shim6 140), RFC 4302 (authentication 51).
-        if settled {
-            // The kernel's verifier wants a loop without an early way out of nested state.
-        } else if matches!(next, 0 | 43 | 60 | 135 | 139 | 140 | 51) {
-            let Some([n, len]) = packet.read::<2>(at) else {
-                return Err(Skip::TruncatedIp);
-            };
-            let size = if next == 51 {
-                (u32::from(len) + 2) * 4
-            } else {
-                (u32::from(len) + 1) * 8
-            };
-            next = n;
-            at += size;
-        } else if next == 44 {
-            let Some(f) = packet.read::<8>(at) else {
-                return Err(Skip::TruncatedIp);
-            };
-            next = f[0];
-            at += 8;
-            parsed.fragment_offset = be16(f[2], f[3]) >> 3;
-            parsed.ip_id = be16(f[6], f[7]);
-            more_fragments = f[3] & 1 != 0;
-            later_fragment = parsed.fragment_offset != 0;
-            settled = later_fragment;
-        } else {
-            settled = true;
+        if !is_extension(next) {
+            break;
+        }
+        // None is shorter than eight bytes.
+        let Some(h) = packet.read::<8>(at) else {
+            return Err(Skip::TruncatedIp);
+        };
+        let kind = next;
+        next = h[0];
+        at += match kind {
+            44 => 8,
+            51 => (u32::from(h[1]) + 2) * 4,
+            _ => (u32::from(h[1]) + 1) * 8,
+        };
+        if kind == 44 {
+            parsed.fragment_offset = be16(h[2], h[3]) >> 3;
+            parsed.ip_id = be16(h[6], h[7]);
+            network.more_fragments = h[3] & 1 != 0;
+            if parsed.fragment_offset != 0 {
+                parsed.key.flags = KEY_FRAGMENT;
+                break;
+            }
         }
     }
     if at > end {
         return Err(Skip::TruncatedIp);
     }
-    if !settled && matches!(next, 0 | 43 | 44 | 60 | 135 | 139 | 140 | 51) {
+    if parsed.key.flags != KEY_FRAGMENT && is_extension(next) {
         return Err(Skip::TooManyExtensions);
     }
     parsed.key.protocol = next;
     parsed.l4_offset = at;
     parsed.payload_len = end - at;
-    if later_fragment {
-        parsed.key.flags = KEY_FRAGMENT;
-    }
-    parse_transport(packet, parsed, more_fragments)
+    Ok(network)
 }
 
-/// Ports, flags and payload length. `parsed` comes with `payload_len` = all after the IP headers.
+/// RFC 8200 4 (hop-by-hop 0, routing 43, fragment 44, destination 60), RFC 6275 (mobility 135), RFC 7401
+/// (HIP 139), RFC 5533 (shim6 140), RFC 4302 (authentication 51).
 #[inline(always)]
-fn parse_transport<P: Packet>(
-    packet: &P,
-    mut parsed: Parsed,
-    more_fragments: bool,
-) -> Result<Parsed, Skip> {
+const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140)
+}
+
+/// Third step: ports, flags and payload length.
+///
+/// # Errors
+/// A [`Skip`] that says what is missing or wrong.
+#[inline(always)]
+pub fn transport<P: Packet>(packet: &P, network: Network) -> Result<Parsed, Skip> {
+    let Network {
+        mut parsed,
+        more_fragments,
+    } = network;
     if parsed.key.flags & KEY_FRAGMENT != 0 {
         return Ok(parsed);
     }

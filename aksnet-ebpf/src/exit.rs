@@ -44,11 +44,11 @@ fn complete(skb: *mut __sk_buff, at: u32) -> u32 {
 
 #[inline(never)]
 fn complete_parsed(skb: *mut __sk_buff) -> u32 {
-    let (Some(parsed), Some(table)) = (maps::HEADERS.get_ptr_mut(0), passage::table()) else {
+    let (Some(headers), Some(table)) = (maps::HEADERS.get_ptr_mut(0), passage::table()) else {
         return 0;
     };
     // SAFETY: this CPU's value; tc programs run with softirqs off, so nothing interleaves.
-    let parsed = unsafe { &*parsed };
+    let parsed = unsafe { &(*headers).parsed };
     let packet = TcPacket::new(skb);
     match passage::take(table, &packet, parsed) {
         Some(found) => passage::complete(&found, &parsed.key.tuple(), packet.ifindex()),

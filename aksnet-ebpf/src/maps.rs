@@ -4,7 +4,7 @@
 use aksnet_common::{
     drops::{DropKey, DropStats},
     flow::{Bucket, ColdCell, FlowKey, SpillStats},
-    packet::Parsed,
+    packet::Network,
     passage::PassageTable,
     stats::{Event, Role, Skip, SkipStats},
 };
@@ -72,7 +72,7 @@ pub static WATCHED: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 /// read within one program run. What went through a map is unknown to the verifier, so it need not follow
 /// every shape of header on.
 #[map]
-pub static HEADERS: PerCpuArray<Parsed> = PerCpuArray::with_max_entries(1, 0);
+pub static HEADERS: PerCpuArray<Network> = PerCpuArray::with_max_entries(1, 0);
 
 /// The drop that this CPU is looking at. Written and read within one program run.
 #[map]
