@@ -82,7 +82,7 @@ fn claim(bucket: *mut Bucket, hash: u64, key: &FlowKey) -> u64 {
     match cell::claim(&MapCells(bucket), hash, key) {
         Place::Found(way) => way as u64,
         Place::Claimed(way) => {
-            maps::count(Event::CellClaimed);
+            maps::count_tc(Event::CellClaimed);
             way as u64 | CLAIMED_FLAG
         }
         Place::Full => FULL,
@@ -136,6 +136,12 @@ impl At {
     #[inline(always)]
     pub const fn passing(link: Link) -> Self {
         Self((link as u32) << 2 | 8)
+    }
+
+    /// What [`At::word`] gave.
+    #[inline(always)]
+    pub const fn of_word(word: u32) -> Self {
+        Self(word)
     }
 
     #[inline(always)]
