@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use aksnet_agent::{
-    bpf::{Datapath, LoadOptions, load},
+    bpf::{LoadOptions, Loaded, load},
     collect::source::Source as _,
 };
 use aksnet_common::{
@@ -148,7 +148,7 @@ impl Test {
 
 /// Programs loaded afresh, with a table of their own.
 struct Bench {
-    datapath: Datapath,
+    datapath: Loaded,
     packets: u32,
 }
 
@@ -205,7 +205,7 @@ impl Bench {
     }
 }
 
-fn program<'a>(datapath: &'a mut Datapath, name: &str) -> Result<&'a mut SchedClassifier> {
+fn program<'a>(datapath: &'a mut Loaded, name: &str) -> Result<&'a mut SchedClassifier> {
     datapath
         .attacher
         .ebpf()

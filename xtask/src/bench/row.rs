@@ -35,6 +35,11 @@ pub const AGENT: &str = "the agent's programs";
 /// As [`AGENT`], with more flows than cells.
 pub const AGENT_SMALL_TABLE: &str = "the agent's programs, more flows than cells";
 
+/// How long a packet takes with nothing attached.
+pub const BASE: &str = "a packet's whole time, nothing attached";
+/// The column of what is measured with nothing attached.
+pub const WITHOUT: &str = "without";
+
 /// Bulk TCP.
 pub const THROUGHPUT: &str = "TCP throughput, Gbit/s";
 /// Connections opened and closed.
