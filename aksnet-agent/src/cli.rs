@@ -216,6 +216,19 @@ impl Top {
     }
 }
 
+/// What clap has to say about a mistake, without the usage, in one line.
+#[must_use]
+pub fn in_one_line(error: &str) -> String {
+    let error = error.strip_prefix("error: ").unwrap_or(error);
+    let said: Vec<&str> = error
+        .lines()
+        .map(str::trim)
+        .take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more information"))
+        .filter(|l| !l.is_empty())
+        .collect();
+    format!("{}; see --help", said.join("; "))
+}
+
 fn effective(config: Option<&Path>, flags: Vec<Given>) -> Result<Effective, Failure> {
     let file = match config {
         None => Vec::new(),
@@ -259,6 +272,31 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_mistake_on_the_command_line_is_one_line_with_the_suggestion() {
+        let line = |args: &[&str]| {
+            let args = ["aksnet-agent"].iter().chain(args);
+            in_one_line(&Cli::try_parse_from(args).unwrap_err().to_string())
+        };
+        let unknown = line(&["run", "--upling", "eth0"]);
+        assert!(
+            unknown.starts_with("unexpected argument '--upling' found; "),
+            "{unknown}"
+        );
+        assert!(unknown.contains("'--uplink'"), "{unknown}");
+        assert_eq!(
+            line(&["top", "--interval", "0"]),
+            "invalid value '0' for '--interval <S>': takes seconds from 0.1 to 3600; see --help"
+        );
+        for args in [
+            &["run", "--uplink"][..],
+            &["walk"],
+            &["top", "--sort", "size"],
+        ] {
+            assert_eq!(line(args).lines().count(), 1);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use aksnet_agent::{
-    cli::{Action, Cli, REVISION, VERSION},
+    cli::{self, Action, Cli, REVISION, VERSION},
     commands,
     config::{Config, Origin, merge},
     exit::{Exit, Failure},
@@ -15,13 +15,13 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let _closed = error.print();
             // --help is no failure.
-            return if error.use_stderr() {
-                Exit::Usage.code().into()
-            } else {
-                ExitCode::SUCCESS
-            };
+            if !error.use_stderr() {
+                let _closed = error.print();
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("aksnet-agent: {}", cli::in_one_line(&error.to_string()));
+            return Exit::Usage.code().into();
         }
     };
     match act(cli) {

@@ -80,6 +80,12 @@ fn bad_input_is_one_line_and_a_code_by_kind() {
             "--pod-cidr: '10.244.0.0/99' is not a CIDR",
         ),
         (
+            &["run", "--no-such-flag"],
+            &[],
+            64,
+            "unexpected argument '--no-such-flag' found",
+        ),
+        (
             &["config"],
             &[("AKSNET_SAMPLE", "3")],
             64,
@@ -107,7 +113,6 @@ fn bad_input_is_one_line_and_a_code_by_kind() {
         );
         assert_eq!(error.lines().count(), 1, "{error}");
     }
-    assert_eq!(fails(&["run", "--no-such-flag"], &[]).0, 64);
 }
 
 #[test]

@@ -1,0 +1,33 @@
+//! The real binary on an emulated node: one file per question that an operator would ask of it. Without root
+//! each test says why it is skipped.
+
+#![expect(
+    unreachable_pub,
+    reason = "one test binary: `pub` says what another module uses"
+)]
+
+// What the tests stand on.
+mod life;
+
+mod scrape;
+
+mod truth;
+
+mod line;
+
+// The questions.
+mod finds;
+
+mod counts;
+
+mod pods;
+
+mod ends;
+
+mod top;
+
+mod refusals;
+
+mod scale;
+
+mod logs;

@@ -1,0 +1,200 @@
+//! Pods come and go while the agent runs and traffic flows: new ones are watched at once, old ones forgotten,
+//! and nothing is counted wrong or complained about.
+
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use xtask::testbed::{
+    Builder, Hairpin, Testbed,
+    traffic::{Tcp, TcpServer},
+};
+
+use crate::{
+    life::{Agent, Home, eventually, plan_flags, turn},
+    truth::{Truth, count_own},
+};
+
+/// A new pod is watched within this time.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Waits until the pod behind this interface is watched; it must not take longer than promised.
+fn watched_soon(agent: &Agent, veth: &str) -> Result<()> {
+    let made = Instant::now();
+    while !agent.attached()?.iter().any(|name| name == veth) {
+        ensure!(
+            made.elapsed() < SOON,
+            "{veth} is not watched after {SOON:?}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn come_and_go(builder: Builder) -> Result<()> {
+    let bed = builder.offloads(false).build()?;
+    let (client, web) = (bed.pod(0), bed.pod(1));
+    let server = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
+    count_own(&bed)?;
+    Tcp::to(server.address()).run(client.netns())?;
+    bed.settle()?;
+    bed.pin_neighbours()?;
+    let home = Home::new()?;
+    let agent = Agent::start(&bed, &home, plan_flags(&bed))?;
+    let (done, made) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            while !done.load(SeqCst) {
+                let report = Tcp::to(server.address())
+                    .connections(20)
+                    .run(client.netns())?;
+                made.fetch_add(report.connections, SeqCst);
+            }
+            anyhow::Ok(())
+        });
+        let churn = || {
+            for round in 0..5 {
+                let name = format!("cron-{round}");
+                let pod = bed.add_pod(&name)?;
+                let veth = pod.veth().to_owned();
+                watched_soon(&agent, &veth)?;
+                let report = Tcp::to(server.address()).connections(4).run(pod.netns())?;
+                made.fetch_add(report.connections, SeqCst);
+                drop(pod);
+                bed.delete_pod(&name)?;
+                eventually("a deleted pod vanishes", || {
+                    Ok(!agent.status()?["interfaces"].to_string().contains(&veth))
+                })?;
+            }
+            anyhow::Ok(())
+        };
+        let churned = churn();
+        done.store(true, SeqCst);
+        traffic.join().expect("the traffic does not panic")?;
+        churned
+    })?;
+    server.settle()?;
+    let scrape = agent.settled()?;
+    assert_eq!(
+        scrape.count(
+            "aksnet_flow_connections_total",
+            &[("class", "pod_to_pod"), ("protocol", "tcp")]
+        ),
+        made.load(SeqCst)
+    );
+    let complaints = agent.complaints();
+    assert!(complaints.is_empty(), "{complaints:?}");
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+#[test]
+fn new_pods_are_watched_within_a_second_and_deleted_ones_vanish() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    for builder in [
+        Testbed::kubenet().hairpin(Hairpin::Veth),
+        Testbed::kind(),
+        Testbed::azure_overlay(),
+    ] {
+        come_and_go(builder)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_rollout_of_sixty_pods_up_and_down_leaves_every_count_right() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::azure_overlay().offloads(false).build()?;
+    let (client, web) = (bed.pod(0), bed.pod(1));
+    let server = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
+    count_own(&bed)?;
+    Tcp::to(server.address()).run(client.netns())?;
+    bed.settle()?;
+    bed.pin_neighbours()?;
+    let home = Home::new()?;
+    let agent = Agent::start(&bed, &home, plan_flags(&bed))?;
+    let before: BTreeSet<String> = agent.attached()?.into_iter().collect();
+
+    let (done, made) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            while !done.load(SeqCst) {
+                let report = Tcp::to(server.address())
+                    .connections(10)
+                    .run(client.netns())?;
+                made.fetch_add(report.connections, SeqCst);
+            }
+            anyhow::Ok(())
+        });
+        let names: Vec<String> = (0..60).map(|n| format!("rollout-{n}")).collect();
+        let roll = || {
+            for name in &names {
+                bed.add_pod(name)?;
+            }
+            let added = Instant::now();
+            eventually("all sixty are watched", || {
+                Ok(agent.attached()?.len() == before.len() + names.len())
+            })?;
+            ensure!(
+                added.elapsed() < SOON,
+                "the last was late: {:?}",
+                added.elapsed()
+            );
+            // Each of them talks, so each of them has to be counted.
+            for name in &names {
+                let pod = bed.node().pod(name).expect("it was added");
+                made.fetch_add(
+                    Tcp::to(server.address()).run(pod.netns())?.connections,
+                    SeqCst,
+                );
+            }
+            for name in &names {
+                bed.delete_pod(name)?;
+            }
+            eventually("all sixty are forgotten", || {
+                Ok(agent.attached()?.into_iter().collect::<BTreeSet<_>>() == before)
+            })
+        };
+        let rolled = roll();
+        done.store(true, SeqCst);
+        traffic.join().expect("the traffic does not panic")?;
+        rolled
+    })?;
+    server.settle()?;
+    let scrape = agent.settled()?;
+    assert_eq!(
+        scrape.count(
+            "aksnet_flow_connections_total",
+            &[("class", "pod_to_pod"), ("protocol", "tcp")]
+        ),
+        made.load(SeqCst)
+    );
+
+    // What stayed is still counted to the packet.
+    let (was, truth) = (scrape, Truth::now(&bed)?);
+    Tcp::to(server.address())
+        .connections(50)
+        .run(client.netns())?;
+    server.settle()?;
+    let is = agent.settled()?;
+    let truth = Truth::now(&bed)?.since(truth);
+    for (metric, counted) in [
+        ("aksnet_flow_packets_total", truth.packets),
+        ("aksnet_flow_bytes_total", truth.bytes),
+        ("aksnet_flow_connections_total", 50),
+    ] {
+        assert_eq!(
+            is.count(metric, &[]) - was.count(metric, &[]),
+            counted,
+            "{metric}"
+        );
+    }
+    let complaints = agent.complaints();
+    assert!(complaints.is_empty(), "{complaints:?}");
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! Full tables, many short connections, many live flows: totals stay exact and the agent stays small.
+
+use std::{
+    fs,
+    net::{SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
+use xtask::testbed::{
+    Testbed,
+    frame::{Frame, Packet, parse_mac},
+    traffic::{FrameSocket, ShortConnections, Tcp, TcpServer, Udp, UdpServer},
+};
+
+use crate::{
+    life::{Agent, Home, eventually, plan_flags, turn},
+    truth::{Truth, count_own},
+};
+
+/// A node with offloads off, so that interfaces count packets as on the wire, and known neighbours.
+fn bed_with_servers() -> Result<(Testbed, Vec<TcpServer>, UdpServer)> {
+    let bed = Testbed::azure_overlay().offloads(false).build()?;
+    let (client, web) = (bed.pod(0), bed.pod(1));
+    let servers = [8080, 8081]
+        .map(|port| TcpServer::echo(web.netns(), (web.ip(), port)))
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
+    let udp = UdpServer::echo(web.netns(), (web.ip(), 53))?;
+    count_own(&bed)?;
+    Tcp::to(servers[0].address()).run(client.netns())?;
+    Tcp::to(servers[0].address()).run(bed.remote_pod(0).netns())?;
+    bed.settle()?;
+    bed.pin_neighbours()?;
+    Ok((bed, servers, udp))
+}
+
+#[test]
+fn tables_far_too_small_lose_no_packet() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let (bed, servers, udp) = bed_with_servers()?;
+    let home = Home::new()?;
+    let flags = plan_flags(&bed).into_iter();
+    let before = Truth::now(&bed)?;
+    let agent = Agent::start(
+        &bed,
+        &home,
+        flags.chain(["--flow-cells=16".to_owned(), "--spill-entries=4".to_owned()]),
+    )?;
+    let client = bed.pod(0);
+    for _ in 0..5 {
+        Tcp::to(servers[0].address())
+            .connections(40)
+            .parallel(4)
+            .run(client.netns())?;
+        Tcp::to(servers[1].address())
+            .connections(20)
+            .run(bed.remote_pod(0).netns())?;
+        for _ in 0..20 {
+            Udp::to(udp.address()).datagrams(3).run(client.netns())?;
+        }
+    }
+    for server in &servers {
+        server.settle()?;
+    }
+    let scrape = agent.settled()?;
+    let truth = Truth::now(&bed)?.since(before);
+    let overflow =
+        |what: &str| scrape.count(&format!("aksnet_agent_flow_overflow_{what}_total"), &[]);
+    assert!(overflow("packets") > 0, "the tables were full");
+    assert_eq!(
+        scrape.count("aksnet_flow_packets_total", &[]) + overflow("packets"),
+        truth.packets,
+        "overflow {}",
+        overflow("packets")
+    );
+    assert_eq!(
+        scrape.count("aksnet_flow_bytes_total", &[]) + overflow("bytes"),
+        truth.bytes
+    );
+    assert_eq!(scrape.count("aksnet_agent_flow_map_limit", &[]), 16);
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+#[test]
+fn twenty_thousand_short_connections_are_all_counted_while_cells_are_retired() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let (bed, servers, _udp) = bed_with_servers()?;
+    let home = Home::new()?;
+    let before = Truth::now(&bed)?;
+    let flags = plan_flags(&bed)
+        .into_iter()
+        .chain(["--idle-timeout=1s".to_owned()]);
+    let agent = Agent::start(&bed, &home, flags)?;
+    let to = servers.iter().map(TcpServer::address);
+    let report = ShortConnections::to(to, 20_000).run(bed.pod(0).netns())?;
+    assert_eq!(report.connections, 20_000);
+    for server in &servers {
+        server.settle()?;
+    }
+    let scrape = agent.settled()?;
+    let truth = Truth::now(&bed)?.since(before);
+    assert_eq!(scrape.count("aksnet_flow_connections_total", &[]), 20_000);
+    assert_eq!(
+        scrape.count("aksnet_tcp_handshake_seconds_count", &[]),
+        20_000
+    );
+    assert_eq!(
+        scrape.count("aksnet_flow_packets_total", &[]),
+        truth.packets
+    );
+    assert_eq!(scrape.count("aksnet_flow_bytes_total", &[]), truth.bytes);
+    assert_eq!(
+        scrape.count("aksnet_tcp_retransmits_total", &[]),
+        truth.retransmits
+    );
+    assert_eq!(scrape.count("aksnet_tcp_handshake_failures_total", &[]), 0);
+    eventually("every cell is given back", || {
+        Ok(agent.scrape()?.count("aksnet_agent_flow_map_entries", &[]) == 0)
+    })?;
+    let last = agent.scrape()?;
+    assert_eq!(last.count("aksnet_flow_packets_total", &[]), truth.packets);
+    println!("20,000 connections in {:?}", report.elapsed);
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+/// A figure of `/proc/PID/status` in kB.
+fn memory(pid: u32, what: &str) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text
+        .lines()
+        .find(|l| l.starts_with(what))
+        .context("a figure")?;
+    Ok(line
+        .split_whitespace()
+        .nth(1)
+        .context("a number")?
+        .parse()?)
+}
+
+/// User and system time of a process.
+fn cpu_time(pid: u32) -> Result<Duration> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = text
+        .rsplit_once(')')
+        .context("a command")?
+        .1
+        .split_whitespace()
+        .collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    // USER_HZ is 100 on every architecture that matters.
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+#[test]
+fn sixty_thousand_live_flows_fit_in_64_mebibytes() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let (bed, _servers, _udp) = bed_with_servers()?;
+    let (client, web) = (bed.pod(0), bed.pod(1));
+    let home = Home::new()?;
+    let flags = plan_flags(&bed)
+        .into_iter()
+        .chain(["--interval=1s".to_owned()]);
+    let mut command = home.command(&bed, "run");
+    command.args(["--listen", crate::life::LISTEN]).args(flags);
+    let mut agent = Agent::spawn(&bed, &home, &mut command)?;
+    agent.await_ready()?;
+    let idle = memory(agent.pid(), "VmRSS:")?;
+
+    // Somebody has to take them, or each would be answered by an ICMP error.
+    let _silent = web.netns().run(|| Ok(UdpSocket::bind((web.ip(), 9))?))?;
+    let mac = |netns: &xtask::testbed::Netns, name: &str| -> Result<_> {
+        parse_mac(&xtask::testbed::counters::link(netns, name)?.mac).context("an address")
+    };
+    let from = mac(client.netns(), "eth0")?;
+    let to = mac(bed.node().netns(), client.veth())?;
+    let socket = FrameSocket::open(client.netns(), "eth0")?;
+    for round in 0..3 {
+        for port in 2_000..62_000 {
+            let source = SocketAddr::new(client.ip(), port);
+            let packet = Packet::udp(source, SocketAddr::new(web.ip(), 9), b"live");
+            socket.send(&Frame::new(from, to, packet).build())?;
+        }
+        if round == 0 {
+            std::thread::sleep(Duration::from_secs(2));
+        }
+    }
+    let cpu = cpu_time(agent.pid())?;
+    let started = Instant::now();
+    std::thread::sleep(Duration::from_secs(3));
+    let scrape = agent.scrape()?;
+    let busy = cpu_time(agent.pid())?.saturating_sub(cpu);
+    let (rss, peak) = (
+        memory(agent.pid(), "VmRSS:")?,
+        memory(agent.pid(), "VmHWM:")?,
+    );
+    let live = scrape.count("aksnet_agent_flow_map_entries", &[]);
+    let share = 100.0 * busy.as_secs_f64() / started.elapsed().as_secs_f64();
+    let parts = ["RssAnon:", "RssFile:", "RssShmem:"].map(|p| memory(agent.pid(), p).unwrap_or(0));
+    println!(
+        "{live} live flows: RSS {rss} kB (peak {peak} kB, without flows {idle} kB; anonymous, files, shared: \
+         {parts:?}), {share:.1}% of a core"
+    );
+    assert!(live > 55_000, "{live} live flows");
+    assert_eq!(
+        scrape.count("aksnet_flow_packets_total", &[("protocol", "udp")]),
+        180_000
+    );
+    assert!(rss < 64 * 1024, "RSS {rss} kB");
+    assert!(share < 100.0, "sweeps and a scrape take {share}% of a core");
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
