@@ -11,8 +11,9 @@ use std::{
 };
 
 use aksnet_agent::{
-    bpf::{Attacher, Datapath, LoadOptions, MapSource, attach::Target, load},
+    bpf::{Attacher, LoadOptions, Loaded, MapSource, datapath::Datapath as _, load},
     collect::source::Source as _,
+    node::interface::Interface,
 };
 use aksnet_common::{
     cell,
@@ -120,7 +121,7 @@ impl Probe {
 }
 
 /// Programs of the object that are not the agent's.
-pub struct Tools(Datapath);
+pub struct Tools(Loaded);
 
 impl Tools {
     pub fn load() -> Result<Self> {
@@ -209,12 +210,12 @@ impl Agent {
 
     fn attach(&mut self, bed: &Bed) -> Result<()> {
         for pod in [&bed.hooked.from, &bed.hooked.to] {
-            let target = Target {
+            let target = Interface {
                 index: xtask::testbed::counters::link(&bed.node, &pod.veth)?.index,
                 name: pod.veth.clone(),
                 role: Role::Pod,
                 link: Link::Ethernet,
-                master: None,
+                bridge: None,
             };
             let attacher = &mut self.attacher;
             bed.node.run(|| Ok(attacher.attach(&target)?))?;
