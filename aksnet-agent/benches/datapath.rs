@@ -39,6 +39,7 @@ const LARGE: u32 = 262_144;
 /// Programs that only the benchmarks load.
 const EMPTY: &str = "aksnet_empty";
 const VARIED: &str = "aksnet_bench_empty";
+const TOUCH: &str = "aksnet_bench_touch";
 const ENTER: &str = "aksnet_bench_enter";
 const PASSAGE: &str = "aksnet_bench_passage";
 /// The agent's own.
@@ -49,21 +50,23 @@ fn main() -> Result<()> {
         println!("skipped: loading BPF programs needs root");
         return Ok(());
     }
-    for (name, test) in [
-        (row::ENTER_TCP, Test::tcp(ACK)),
-        (row::ENTER_UDP, Test::udp6()),
+    for (name, program, test) in [
+        (row::TOUCH, TOUCH, Test::tcp(ACK)),
+        (row::ENTER_TCP, ENTER, Test::tcp(ACK)),
+        (row::ENTER_UDP, ENTER, Test::udp6()),
     ] {
         for flows in FLOWS {
             let cells = if flows > 10_000 { LARGE } else { 65_536 };
             if is_wanted(name) {
-                known(name, test.clone().flows(flows), cells)?;
+                known(name, program, &test.clone().flows(flows), cells)?;
             }
         }
     }
     if is_wanted(row::ENTER_SMALL_TABLE) {
         known(
             row::ENTER_SMALL_TABLE,
-            Test::tcp(ACK).flows(100_000),
+            ENTER,
+            &Test::tcp(ACK).flows(100_000),
             65_536,
         )?;
     }
@@ -156,7 +159,7 @@ impl Bench {
     fn start(options: LoadOptions) -> Result<Self> {
         Ok(Self {
             datapath: load(&LoadOptions {
-                further: &[EMPTY, VARIED, ENTER, PASSAGE],
+                further: &[EMPTY, VARIED, TOUCH, ENTER, PASSAGE],
                 ..options
             })?,
             packets: 0,
@@ -219,23 +222,23 @@ fn rounds() -> usize {
     if is_quick() { 5 } else { 15 }
 }
 
-/// ENTER of known flows.
-fn known(name: &'static str, test: Test, cells: u32) -> Result<()> {
+/// ENTER, or another program, on packets of known flows.
+fn known(name: &'static str, program: &str, test: &Test, cells: u32) -> Result<()> {
     let mut bench = Bench::start(LoadOptions {
         flow_cells: cells,
         ..LoadOptions::default()
     })?;
     let repeat = REPEAT.max(2 * test.flows);
-    // Twice: the first four packets of a flow are timed.
-    bench.run_flows(ENTER, &test, test.flows.saturating_mul(5))?;
+    // The first four packets of a flow are timed.
+    bench.run_flows(program, test, test.flows.saturating_mul(5))?;
     let mut over = Vec::new();
     for round in 0..rounds() {
         let (empty, enter) = if round % 2 == 0 {
-            let empty = bench.run_flows(VARIED, &test, repeat)?;
-            (empty, bench.run_flows(ENTER, &test, repeat)?)
+            let empty = bench.run_flows(VARIED, test, repeat)?;
+            (empty, bench.run_flows(program, test, repeat)?)
         } else {
-            let enter = bench.run_flows(ENTER, &test, repeat)?;
-            (bench.run_flows(VARIED, &test, repeat)?, enter)
+            let enter = bench.run_flows(program, test, repeat)?;
+            (bench.run_flows(VARIED, test, repeat)?, enter)
         };
         over.push(enter - empty);
     }

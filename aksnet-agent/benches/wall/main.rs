@@ -315,6 +315,20 @@ fn notice(bed: &Bed) -> Result<()> {
                 })
                 .collect();
             Figure::quartiles(Table::Sockets, measure.name, probe.name(), worse).print();
+            if matches!(probe, Probe::Agent(_)) && measure.name != row::THROUGHPUT {
+                let each = |value: f64| {
+                    if measure.is_rate {
+                        1e9 / value
+                    } else {
+                        1e3 * value
+                    }
+                };
+                let more = values
+                    .iter()
+                    .map(|(with, without)| each(*with) - each(*without))
+                    .collect();
+                Figure::quartiles(Table::Sockets, measure.name, row::AGENT_TIME, more).print();
+            }
             let [spilled, overflowed] = probe.without_cell();
             if spilled + overflowed > 0 {
                 println!(
