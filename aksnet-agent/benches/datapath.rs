@@ -78,7 +78,7 @@ fn main() -> Result<()> {
         (row::TIMED_UDP, Test::udp6()),
     ] {
         if is_wanted(names[0]) {
-            timed(names, test.flows(1_000))?;
+            timed(names, &test.flows(1_000))?;
         }
     }
     for (name, test) in [
@@ -156,11 +156,11 @@ struct Bench {
 }
 
 impl Bench {
-    fn start(options: LoadOptions) -> Result<Self> {
+    fn start(options: &LoadOptions) -> Result<Self> {
         Ok(Self {
             datapath: load(&LoadOptions {
                 further: &[EMPTY, VARIED, TOUCH, ENTER, PASSAGE],
-                ..options
+                ..options.clone()
             })?,
             packets: 0,
         })
@@ -224,7 +224,7 @@ fn rounds() -> usize {
 
 /// ENTER, or another program, on packets of known flows.
 fn known(name: &'static str, program: &str, test: &Test, cells: u32) -> Result<()> {
-    let mut bench = Bench::start(LoadOptions {
+    let mut bench = Bench::start(&LoadOptions {
         flow_cells: cells,
         ..LoadOptions::default()
     })?;
@@ -277,7 +277,7 @@ fn known(name: &'static str, program: &str, test: &Test, cells: u32) -> Result<(
 
 /// EXIT while nothing is on its way.
 fn exit_idle() -> Result<()> {
-    let mut bench = Bench::start(LoadOptions::default())?;
+    let mut bench = Bench::start(&LoadOptions::default())?;
     let frame = Test::tcp(ACK).frame;
     let mut over = Vec::new();
     for round in 0..rounds() {
@@ -297,17 +297,17 @@ fn exit_idle() -> Result<()> {
 }
 
 /// ENTER and EXIT of packets that are all timed.
-fn timed(names: [&'static str; 2], test: Test) -> Result<()> {
-    let mut bench = Bench::start(LoadOptions {
+fn timed(names: [&'static str; 2], test: &Test) -> Result<()> {
+    let mut bench = Bench::start(&LoadOptions {
         sample: 1,
         ..LoadOptions::default()
     })?;
-    bench.run_flows(PASSAGE, &test, 5 * test.flows)?;
+    bench.run_flows(PASSAGE, test, 5 * test.flows)?;
     let (mut enters, mut exits) = (Vec::new(), Vec::new());
     for _ in 0..rounds() {
-        let empty = bench.run_flows(VARIED, &test, REPEAT)?;
-        let enter = bench.run_flows(ENTER, &test, REPEAT)?;
-        let both = bench.run_flows(PASSAGE, &test, REPEAT)?;
+        let empty = bench.run_flows(VARIED, test, REPEAT)?;
+        let enter = bench.run_flows(ENTER, test, REPEAT)?;
+        let both = bench.run_flows(PASSAGE, test, REPEAT)?;
         enters.push(enter - empty);
         exits.push(both - enter);
     }
@@ -326,7 +326,7 @@ fn timed(names: [&'static str; 2], test: Test) -> Result<()> {
 
 /// ENTER of packets whose flow was never seen.
 fn new(name: &'static str, test: Test) -> Result<()> {
-    let mut bench = Bench::start(LoadOptions::default())?;
+    let mut bench = Bench::start(&LoadOptions::default())?;
     let test = test.flows(u32::MAX);
     let mut over = Vec::new();
     for round in 0..4 * u32::try_from(rounds())? {

@@ -50,18 +50,18 @@ const IDLE_SWEEPS: u8 = 30;
 /// What can be attached, and is or is not.
 pub enum Probe {
     Nothing,
-    Empty(Tools, Vec<SchedClassifierLink>),
+    Empty(Box<Tools>, Vec<SchedClassifierLink>),
     Agent(Box<Agent>),
 }
 
 impl Probe {
     /// The agent's programs, loaded afresh.
     pub fn agent(options: LoadOptions) -> Result<Self> {
-        Ok(Self::Agent(Box::new(Agent::start(options)?)))
+        Ok(Self::Agent(Box::new(Agent::start(&options)?)))
     }
 
     pub fn empty() -> Result<Self> {
-        Ok(Self::Empty(Tools::load()?, Vec::new()))
+        Ok(Self::Empty(Box::new(Tools::load()?), Vec::new()))
     }
 
     /// Its row in the tables.
@@ -186,8 +186,8 @@ pub struct Agent {
 }
 
 impl Agent {
-    fn start(options: LoadOptions) -> Result<Self> {
-        let datapath = load(&options)?;
+    fn start(options: &LoadOptions) -> Result<Self> {
+        let datapath = load(options)?;
         let stop = Arc::new(AtomicBool::new(false));
         let counts: Arc<[std::sync::atomic::AtomicU64; 2]> = Arc::default();
         let reader = {
