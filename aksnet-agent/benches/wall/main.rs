@@ -123,11 +123,11 @@ fn packets(bed: &Bed) -> Result<()> {
         let mut probes = vec![
             (Probe::Nothing, row::NOTHING),
             (Probe::empty()?, row::EMPTY),
-            (Probe::agent(options(flows))?, row::AGENT),
+            (Probe::agent(&options(flows))?, row::AGENT),
         ];
         if flows > 65_536 {
             probes.push((
-                Probe::agent(LoadOptions::default())?,
+                Probe::agent(&LoadOptions::default())?,
                 row::AGENT_SMALL_TABLE,
             ));
         }
@@ -167,7 +167,7 @@ fn runs(bed: &Bed) -> Result<()> {
     for flows in [1, 1_000, 10_000, 100_000] {
         flood.set_flows(flows);
         let mut empty = Probe::empty()?;
-        let mut agent = Probe::agent(options(flows))?;
+        let mut agent = Probe::agent(&options(flows))?;
         let (mut enters, mut exits) = (Vec::new(), Vec::new());
         for round in 0..=pairs(10) {
             let [idle] = run_times(&mut empty, [EMPTY], bed, &mut flood, flows)?;
@@ -227,7 +227,7 @@ fn drops(bed: &Bed) -> Result<()> {
         flood.set_flows(flows);
         let netns = u32::try_from(bed.node.inode()?)?;
         let mut empty = Probe::empty()?;
-        let mut agent = Probe::agent(LoadOptions {
+        let mut agent = Probe::agent(&LoadOptions {
             netns: Some(netns),
             ..LoadOptions::default()
         })?;
@@ -287,7 +287,7 @@ fn notice(bed: &Bed) -> Result<()> {
         for mut probe in [
             Probe::Nothing,
             Probe::empty()?,
-            Probe::agent(LoadOptions::default())?,
+            Probe::agent(&LoadOptions::default())?,
         ] {
             (measure.run)(&bed.hooked)?;
             let values = compare(

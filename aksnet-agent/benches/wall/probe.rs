@@ -56,8 +56,8 @@ pub enum Probe {
 
 impl Probe {
     /// The agent's programs, loaded afresh.
-    pub fn agent(options: LoadOptions) -> Result<Self> {
-        Ok(Self::Agent(Box::new(Agent::start(&options)?)))
+    pub fn agent(options: &LoadOptions) -> Result<Self> {
+        Ok(Self::Agent(Box::new(Agent::start(options)?)))
     }
 
     pub fn empty() -> Result<Self> {
