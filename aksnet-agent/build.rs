@@ -199,8 +199,9 @@ fn revision() {
         "cargo::rustc-env=AKSNET_REVISION={}",
         revision.unwrap_or_default()
     );
+    // The log of HEAD changes with each commit, also of the same branch.
     if let Ok(output) = Command::new("git")
-        .args(["rev-parse", "--git-path", "HEAD"])
+        .args(["rev-parse", "--git-path", "logs/HEAD"])
         .output()
     {
         let head = String::from_utf8_lossy(&output.stdout).trim().to_owned();

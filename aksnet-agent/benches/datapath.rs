@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use aksnet_agent::{
-    bpf::{Datapath, LoadOptions, load},
+    bpf::{LoadOptions, Loaded, load},
     collect::source::Source as _,
 };
 use aksnet_common::{
@@ -39,6 +39,7 @@ const LARGE: u32 = 262_144;
 /// Programs that only the benchmarks load.
 const EMPTY: &str = "aksnet_empty";
 const VARIED: &str = "aksnet_bench_empty";
+const TOUCH: &str = "aksnet_bench_touch";
 const ENTER: &str = "aksnet_bench_enter";
 const PASSAGE: &str = "aksnet_bench_passage";
 /// The agent's own.
@@ -49,21 +50,23 @@ fn main() -> Result<()> {
         println!("skipped: loading BPF programs needs root");
         return Ok(());
     }
-    for (name, test) in [
-        (row::ENTER_TCP, Test::tcp(ACK)),
-        (row::ENTER_UDP, Test::udp6()),
+    for (name, program, test) in [
+        (row::TOUCH, TOUCH, Test::tcp(ACK)),
+        (row::ENTER_TCP, ENTER, Test::tcp(ACK)),
+        (row::ENTER_UDP, ENTER, Test::udp6()),
     ] {
         for flows in FLOWS {
             let cells = if flows > 10_000 { LARGE } else { 65_536 };
             if is_wanted(name) {
-                known(name, test.clone().flows(flows), cells)?;
+                known(name, program, &test.clone().flows(flows), cells)?;
             }
         }
     }
     if is_wanted(row::ENTER_SMALL_TABLE) {
         known(
             row::ENTER_SMALL_TABLE,
-            Test::tcp(ACK).flows(100_000),
+            ENTER,
+            &Test::tcp(ACK).flows(100_000),
             65_536,
         )?;
     }
@@ -75,7 +78,7 @@ fn main() -> Result<()> {
         (row::TIMED_UDP, Test::udp6()),
     ] {
         if is_wanted(names[0]) {
-            timed(names, test.flows(1_000))?;
+            timed(names, &test.flows(1_000))?;
         }
     }
     for (name, test) in [
@@ -148,16 +151,16 @@ impl Test {
 
 /// Programs loaded afresh, with a table of their own.
 struct Bench {
-    datapath: Datapath,
+    datapath: Loaded,
     packets: u32,
 }
 
 impl Bench {
-    fn start(options: LoadOptions) -> Result<Self> {
+    fn start(options: &LoadOptions) -> Result<Self> {
         Ok(Self {
             datapath: load(&LoadOptions {
-                further: &[EMPTY, VARIED, ENTER, PASSAGE],
-                ..options
+                further: &[EMPTY, VARIED, TOUCH, ENTER, PASSAGE],
+                ..options.clone()
             })?,
             packets: 0,
         })
@@ -205,7 +208,7 @@ impl Bench {
     }
 }
 
-fn program<'a>(datapath: &'a mut Datapath, name: &str) -> Result<&'a mut SchedClassifier> {
+fn program<'a>(datapath: &'a mut Loaded, name: &str) -> Result<&'a mut SchedClassifier> {
     datapath
         .attacher
         .ebpf()
@@ -219,23 +222,23 @@ fn rounds() -> usize {
     if is_quick() { 5 } else { 15 }
 }
 
-/// ENTER of known flows.
-fn known(name: &'static str, test: Test, cells: u32) -> Result<()> {
-    let mut bench = Bench::start(LoadOptions {
+/// ENTER, or another program, on packets of known flows.
+fn known(name: &'static str, program: &str, test: &Test, cells: u32) -> Result<()> {
+    let mut bench = Bench::start(&LoadOptions {
         flow_cells: cells,
         ..LoadOptions::default()
     })?;
     let repeat = REPEAT.max(2 * test.flows);
-    // Twice: the first four packets of a flow are timed.
-    bench.run_flows(ENTER, &test, test.flows.saturating_mul(5))?;
+    // The first four packets of a flow are timed.
+    bench.run_flows(program, test, test.flows.saturating_mul(5))?;
     let mut over = Vec::new();
     for round in 0..rounds() {
         let (empty, enter) = if round % 2 == 0 {
-            let empty = bench.run_flows(VARIED, &test, repeat)?;
-            (empty, bench.run_flows(ENTER, &test, repeat)?)
+            let empty = bench.run_flows(VARIED, test, repeat)?;
+            (empty, bench.run_flows(program, test, repeat)?)
         } else {
-            let enter = bench.run_flows(ENTER, &test, repeat)?;
-            (bench.run_flows(VARIED, &test, repeat)?, enter)
+            let enter = bench.run_flows(program, test, repeat)?;
+            (bench.run_flows(VARIED, test, repeat)?, enter)
         };
         over.push(enter - empty);
     }
@@ -274,7 +277,7 @@ fn known(name: &'static str, test: Test, cells: u32) -> Result<()> {
 
 /// EXIT while nothing is on its way.
 fn exit_idle() -> Result<()> {
-    let mut bench = Bench::start(LoadOptions::default())?;
+    let mut bench = Bench::start(&LoadOptions::default())?;
     let frame = Test::tcp(ACK).frame;
     let mut over = Vec::new();
     for round in 0..rounds() {
@@ -294,17 +297,17 @@ fn exit_idle() -> Result<()> {
 }
 
 /// ENTER and EXIT of packets that are all timed.
-fn timed(names: [&'static str; 2], test: Test) -> Result<()> {
-    let mut bench = Bench::start(LoadOptions {
+fn timed(names: [&'static str; 2], test: &Test) -> Result<()> {
+    let mut bench = Bench::start(&LoadOptions {
         sample: 1,
         ..LoadOptions::default()
     })?;
-    bench.run_flows(PASSAGE, &test, 5 * test.flows)?;
+    bench.run_flows(PASSAGE, test, 5 * test.flows)?;
     let (mut enters, mut exits) = (Vec::new(), Vec::new());
     for _ in 0..rounds() {
-        let empty = bench.run_flows(VARIED, &test, REPEAT)?;
-        let enter = bench.run_flows(ENTER, &test, REPEAT)?;
-        let both = bench.run_flows(PASSAGE, &test, REPEAT)?;
+        let empty = bench.run_flows(VARIED, test, REPEAT)?;
+        let enter = bench.run_flows(ENTER, test, REPEAT)?;
+        let both = bench.run_flows(PASSAGE, test, REPEAT)?;
         enters.push(enter - empty);
         exits.push(both - enter);
     }
@@ -323,7 +326,7 @@ fn timed(names: [&'static str; 2], test: Test) -> Result<()> {
 
 /// ENTER of packets whose flow was never seen.
 fn new(name: &'static str, test: Test) -> Result<()> {
-    let mut bench = Bench::start(LoadOptions::default())?;
+    let mut bench = Bench::start(&LoadOptions::default())?;
     let test = test.flows(u32::MAX);
     let mut over = Vec::new();
     for round in 0..4 * u32::try_from(rounds())? {

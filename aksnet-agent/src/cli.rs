@@ -90,14 +90,14 @@ pub struct Top {
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum Sort {
-    /// Bytes since the last look.
+    /// Bytes per second since the last look.
     #[default]
     Bytes,
-    /// Packets since the last look.
+    /// Packets so far.
     Packets,
-    /// Dropped packets since the last look.
+    /// Dropped packets so far.
     Drops,
-    /// The slowest: 99th percentile of the time on the NAT path.
+    /// The slowest: median time on the NAT path.
     NatTime,
 }
 

@@ -150,6 +150,11 @@ impl Inner {
             collector.sweep(source, now, plan, names)
         };
         collector.metrics().observe_sweep(started.elapsed());
+        // The next sweep reads what is left in the cells that this one closed: by then no program may still be
+        // adding to them, however long its CPU was taken away from this machine.
+        if report.closed > 0 && !last {
+            bpf::maps::wait_for_programs();
+        }
         self.report = report;
         match self.report.errors.as_slice() {
             [] => Ok(()),

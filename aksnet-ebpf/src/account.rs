@@ -3,7 +3,7 @@
 use aksnet_common::{
     cell::{self, Cells, Place},
     flow::{Bucket, FlowKey, HotCell, KEY_FRAGMENT, STAGE_ESTABLISHED, STAGE_FIRST, WAYS},
-    packet::{self, ACK, Link, Packet, Parsed, SYN, TCP},
+    packet::{self, ACK, Link, Network, Packet, Parsed, SYN, TCP},
     passage::NO_CELL,
     stats::{Event, Role, Skip},
 };
@@ -82,7 +82,7 @@ fn claim(bucket: *mut Bucket, hash: u64, key: &FlowKey) -> u64 {
     match cell::claim(&MapCells(bucket), hash, key) {
         Place::Found(way) => way as u64,
         Place::Claimed(way) => {
-            maps::count(Event::CellClaimed);
+            maps::count_tc(Event::CellClaimed);
             way as u64 | CLAIMED_FLAG
         }
         Place::Full => FULL,
@@ -94,16 +94,16 @@ const FULL: u64 = 8;
 
 /// Counts a packet that has no flow under the reason for it.
 #[inline(always)]
-fn skipped(reason: Skip, packet: &TcPacket) {
-    if let Some(stats) = maps::SKIPPED.get_ptr_mut(reason as u32) {
+fn skipped(reason: u32, packet: &TcPacket) {
+    if let Some(stats) = maps::SKIPPED.get_ptr_mut(reason) {
         // SAFETY: this CPU's value; tc programs run with softirqs off, so nothing interleaves.
         unsafe {
             (*stats).skbs += 1;
             (*stats).bytes += u64::from(packet.len());
         }
     }
-    if !matches!(reason, Skip::NotIp) {
-        log_skipped(packet.skb(), reason as u32);
+    if reason != Skip::NotIp as u32 {
+        log_skipped(packet.skb(), reason);
     }
 }
 
@@ -136,6 +136,12 @@ impl At {
     #[inline(always)]
     pub const fn passing(link: Link) -> Self {
         Self((link as u32) << 2 | 8)
+    }
+
+    /// What [`At::word`] gave.
+    #[inline(always)]
+    pub const fn of_word(word: u32) -> Self {
+        Self(word)
     }
 
     #[inline(always)]
@@ -201,32 +207,69 @@ fn account_any(skb: *mut __sk_buff, at: u32) -> u32 {
 
 #[inline(never)]
 fn count_uncommon(skb: *mut __sk_buff, at: u32) -> u32 {
-    if let Some(parsed) = maps::HEADERS.get_ptr_mut(0) {
+    if let Some(headers) = maps::HEADERS.get_ptr_mut(0) {
         // SAFETY: this CPU's value; tc programs run with softirqs off, so nothing interleaves.
-        count(&TcPacket::new(skb), unsafe { *parsed }, At(at));
+        count(&TcPacket::new(skb), unsafe { (*headers).parsed }, At(at));
     }
     0
 }
 
 /// Puts the headers of a packet of any shape into [`maps::HEADERS`]; where they cannot be read, counts the
-/// reason and returns 1.
+/// reason and returns 1. The steps are subprograms that hand on through the map, where the verifier forgets
+/// what it knew: else it would follow each combination of link layer, extensions and transport by itself.
 #[inline(never)]
 pub fn parse_uncommon(skb: *mut __sk_buff, at: u32) -> u32 {
-    let Some(parsed) = maps::HEADERS.get_ptr_mut(0) else {
+    let mut failed = read_network(skb, at);
+    if failed == 0 {
+        failed = read_extensions(skb);
+    }
+    if failed == 0 {
+        failed = read_transport(skb);
+    }
+    if failed == 0 {
+        return 0;
+    }
+    if At(at).counts_skipped() {
+        skipped(failed - 1, &TcPacket::new(skb));
+    }
+    1
+}
+
+#[inline(never)]
+fn read_network(skb: *mut __sk_buff, at: u32) -> u32 {
+    step(|_| packet::network(&TcPacket::new(skb), At(at).link()))
+}
+
+#[inline(never)]
+fn read_extensions(skb: *mut __sk_buff) -> u32 {
+    step(|network| packet::extensions(&TcPacket::new(skb), *network))
+}
+
+#[inline(never)]
+fn read_transport(skb: *mut __sk_buff) -> u32 {
+    step(|network| {
+        let parsed = packet::transport(&TcPacket::new(skb), *network)?;
+        Ok(Network {
+            parsed,
+            more_fragments: false,
+        })
+    })
+}
+
+/// One step on this CPU's headers. 0, or the number of the reason for which it failed plus one.
+#[inline(always)]
+fn step(read: impl FnOnce(&Network) -> Result<Network, Skip>) -> u32 {
+    let Some(headers) = maps::HEADERS.get_ptr_mut(0) else {
         return 1;
     };
-    let packet = TcPacket::new(skb);
-    match packet::parse_any(&packet, At(at).link()) {
-        Ok(found) => {
-            // SAFETY: a live map value, see `count_uncommon`.
-            unsafe { *parsed = found }
-            0
-        }
-        Err(reason) => {
-            if At(at).counts_skipped() {
-                skipped(reason, &packet);
+    // SAFETY: this CPU's value; tc programs run with softirqs off, so nothing interleaves.
+    unsafe {
+        match read(&*headers) {
+            Ok(network) => {
+                *headers = network;
+                0
             }
-            1
+            Err(reason) => reason as u32 + 1,
         }
     }
 }

@@ -4,7 +4,11 @@
 //! A test run repeats one frame, and what a program writes into it is there at the next repetition. So the
 //! frame itself says at [`FLOWS`] how many flows it is to stand for, and carries the number of the next one.
 
-use aksnet_common::{flow::ORIGIN_ENTER, packet::Link, stats::Role};
+use aksnet_common::{
+    flow::{HotCell, ORIGIN_ENTER, WAYS, mix},
+    packet::Link,
+    stats::Role,
+};
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_STOLEN, TC_ACT_UNSPEC},
     macros::classifier,
@@ -13,7 +17,9 @@ use aya_ebpf::{
 
 use crate::{
     account::{At, account},
+    atomic, config,
     exit::leave_node,
+    maps,
     skb::TcPacket,
 };
 
@@ -79,13 +85,14 @@ impl Frame {
 }
 
 /// Makes the frame the next flow's next packet: another source address, sequence number and IPv4
-/// identification. Fields are written as wide as ENTER reads them, so that the baseline pays for that, too.
+/// identification. Fields are written as wide as ENTER reads them, so that the baseline pays for that, too. Returns the
+/// flow's number.
 #[inline(always)]
-fn vary(skb: *mut __sk_buff) {
+fn vary(skb: *mut __sk_buff) -> u32 {
     // SAFETY: the context is valid; the bounds are those that the verifier checks.
     let (start, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
     if start + LENGTH > end {
-        return;
+        return 0;
     }
     let frame = Frame(start);
     let flow = frame.word::<NEXT>();
@@ -106,6 +113,7 @@ fn vary(skb: *mut __sk_buff) {
         frame.set_double::<30>(u64::from(flow));
         frame.set_word::<58>(sequence);
     }
+    flow
 }
 
 /// Does nothing: what a hook costs by itself.
@@ -124,6 +132,23 @@ pub fn aksnet_bench_sink(_ctx: TcContext) -> i32 {
 #[classifier]
 pub fn aksnet_bench_empty(ctx: TcContext) -> i32 {
     vary(ctx.skb.skb);
+    TC_ACT_UNSPEC
+}
+
+/// Varies the frame, and adds to one cell of the flow table for each flow: what this machine's memory costs whoever
+/// counts exactly, in one place per flow, on any CPU.
+#[classifier]
+pub fn aksnet_bench_touch(ctx: TcContext) -> i32 {
+    let number = mix(u64::from(vary(ctx.skb.skb)));
+    if let Some(bucket) = maps::FLOWS.get_ptr_mut(number as u32 & config::bucket_mask()) {
+        // SAFETY: a live map value; the mask keeps the way within the bucket.
+        unsafe {
+            let cell = (&raw mut (*bucket).cells)
+                .cast::<HotCell>()
+                .add((number >> 62) as usize & (WAYS - 1));
+            atomic::add(&raw mut (*cell).skbs, 1);
+        }
+    }
     TC_ACT_UNSPEC
 }
 

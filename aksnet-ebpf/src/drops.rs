@@ -7,7 +7,7 @@
 use aksnet_common::{
     drops::{DropKey, DropStats, WATCHED_BRIDGE},
     flow::{ORIGIN_ENTER, ORIGIN_NODE},
-    packet::{self, ACK, Link, Parsed, SYN, TCP},
+    packet::{self, ACK, Link, Network, SYN, TCP},
     stats::Event,
 };
 use aya_ebpf::{
@@ -48,7 +48,7 @@ pub struct Dropping {
     /// Bit 0: it had a passage; above: the index of its flow's cell plus one, or 0.
     passage: u64,
     packet: DroppedPacket,
-    parsed: Parsed,
+    headers: Network,
 }
 
 #[inline(always)]
@@ -73,7 +73,7 @@ fn account(skb: u64, location: u64, reason: u32) -> Option<()> {
         maps::count(Event::DropCopy);
         return None;
     }
-    if read_headers(skb) != 0 {
+    if !read_headers(skb) {
         maps::count(Event::DropUnreadable);
         return None;
     }
@@ -96,26 +96,48 @@ fn watched(ifindex: u32) -> u64 {
     }
 }
 
-/// Reads the dropped packet's headers into [`maps::DROPPING`]; 1 where they cannot be read.
+/// Reads the dropped packet's headers into [`maps::DROPPING`], in the steps of
+/// [`crate::account::parse_uncommon`]; false where they cannot be read.
+#[inline(always)]
+fn read_headers(skb: u64) -> bool {
+    read_network(skb) == 0 && read_extensions() == 0 && read_transport() == 0
+}
+
 #[inline(never)]
-fn read_headers(skb: u64) -> u32 {
+fn read_network(skb: u64) -> u32 {
+    step(|drop| {
+        drop.packet = DroppedPacket::new(skb)?;
+        drop.headers = packet::network(&drop.packet, Link::Ip).ok()?;
+        Some(())
+    })
+}
+
+#[inline(never)]
+fn read_extensions() -> u32 {
+    step(|drop| {
+        drop.headers = packet::extensions(&drop.packet, drop.headers).ok()?;
+        Some(())
+    })
+}
+
+#[inline(never)]
+fn read_transport() -> u32 {
+    step(|drop| {
+        drop.headers.parsed = packet::transport(&drop.packet, drop.headers).ok()?;
+        drop.segments = drop.packet.segments(drop.headers.parsed.payload_len);
+        Some(())
+    })
+}
+
+/// One step on this CPU's drop; 0 if it succeeded.
+#[inline(always)]
+fn step(read: impl FnOnce(&mut Dropping) -> Option<()>) -> u32 {
     let Some(drop) = maps::DROPPING.get_ptr_mut(0) else {
-        return 1;
-    };
-    let Some(packet) = DroppedPacket::new(skb) else {
-        return 1;
-    };
-    let Ok(parsed) = packet::parse_any(&packet, Link::Ip) else {
         return 1;
     };
     // SAFETY: this CPU's value. The kernel does not run the program inside itself (kernel/trace/bpf_trace.c,
     // `prog->active`), so nothing interleaves.
-    unsafe {
-        (*drop).segments = packet.segments(parsed.payload_len);
-        (*drop).packet = packet;
-        (*drop).parsed = parsed;
-    }
-    0
+    u32::from(read(unsafe { &mut *drop }).is_none())
 }
 
 /// Takes the packet's passage, if it has one, and notes the drop with its flow.
@@ -127,17 +149,17 @@ fn take_passage(reason: u32) -> u32 {
     let Some(table) = passage::table() else {
         return 1;
     };
-    // SAFETY: as in `read_headers`; `cold` is a live map value.
+    // SAFETY: as in `step`; `cold` is a live map value.
     unsafe {
         (*drop).passage = 0;
-        let Some(found) = passage::take(table, &(*drop).packet, &(*drop).parsed) else {
+        let Some(found) = passage::take(table, &(*drop).packet, &(*drop).headers.parsed) else {
             return 0;
         };
         maps::count(Event::DropMatched);
         (*drop).passage = 1;
         if let Some(cold) = passage::cold(&found) {
             (*drop).passage |= (u64::from(found.cell) + 1) << 1;
-            passage::translate(cold, &found, &(*drop).parsed.key.tuple(), 0);
+            passage::translate(cold, &found, &(*drop).headers.parsed.key.tuple(), 0);
             atomic::add(&raw mut (*cold).drops, 1);
             (*cold).drop_reason = reason;
         }
@@ -151,9 +173,9 @@ fn settle(skb: u64, location: u64, reason: u32, ifindex: u32, iif: u32) -> u32 {
     let Some(drop) = maps::DROPPING.get_ptr_mut(0) else {
         return 1;
     };
-    // SAFETY: as in `read_headers`.
+    // SAFETY: as in `step`.
     let drop = unsafe { &*drop };
-    let parsed = &drop.parsed;
+    let parsed = &drop.headers.parsed;
     let passage = drop.passage;
     let mut key = DropKey {
         key: parsed.key,

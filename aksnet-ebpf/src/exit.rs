@@ -3,7 +3,7 @@
 
 use aksnet_common::{
     flow::ORIGIN_NODE,
-    packet::Link,
+    packet::{self, Link, Parsed},
     stats::{Event, Role},
 };
 use aya_ebpf::{
@@ -35,26 +35,47 @@ pub fn leave_node(packet: &TcPacket, link: Link, role: Role) {
 /// A subprogram of its own, so that a packet without a passage does not carry it.
 #[inline(never)]
 fn complete(skb: *mut __sk_buff, at: u32) -> u32 {
-    if parse_uncommon(skb, at) != 0 {
-        maps::count(Event::ExitSkipped);
+    if matches!(At::of_word(at).link(), Link::Ethernet) && complete_common(skb) == 0 {
         return 0;
     }
-    complete_parsed(skb)
+    if parse_uncommon(skb, at) != 0 {
+        maps::count_tc(Event::ExitSkipped);
+        return 0;
+    }
+    complete_uncommon(skb)
+}
+
+/// The shapes that nearly all packets have, read in place; 1 for the others.
+#[inline(never)]
+fn complete_common(skb: *mut __sk_buff) -> u32 {
+    let packet = TcPacket::new(skb);
+    match packet::parse_common(&packet) {
+        Some(parsed) => {
+            complete_parsed(&packet, &parsed);
+            0
+        }
+        None => 1,
+    }
 }
 
 #[inline(never)]
-fn complete_parsed(skb: *mut __sk_buff) -> u32 {
-    let (Some(parsed), Some(table)) = (maps::HEADERS.get_ptr_mut(0), passage::table()) else {
-        return 0;
-    };
-    // SAFETY: this CPU's value; tc programs run with softirqs off, so nothing interleaves.
-    let parsed = unsafe { &*parsed };
-    let packet = TcPacket::new(skb);
-    match passage::take(table, &packet, parsed) {
-        Some(found) => passage::complete(&found, &parsed.key.tuple(), packet.ifindex()),
-        None => maps::count(Event::ExitUnmatched),
+fn complete_uncommon(skb: *mut __sk_buff) -> u32 {
+    if let Some(headers) = maps::HEADERS.get_ptr_mut(0) {
+        // SAFETY: this CPU's value; tc programs run with softirqs off, so nothing interleaves.
+        complete_parsed(&TcPacket::new(skb), unsafe { &(*headers).parsed });
     }
     0
+}
+
+#[inline(always)]
+fn complete_parsed(packet: &TcPacket, parsed: &Parsed) {
+    let Some(table) = passage::table() else {
+        return;
+    };
+    match passage::take(table, packet, parsed) {
+        Some(found) => passage::complete(&found, &parsed.key.tuple(), packet.ifindex()),
+        None => maps::count_tc(Event::ExitUnmatched),
+    }
 }
 
 /// A pod's host veth.

@@ -4,7 +4,7 @@
 use aksnet_common::{
     drops::{DropKey, DropStats},
     flow::{Bucket, ColdCell, FlowKey, SpillStats},
-    packet::Parsed,
+    packet::Network,
     passage::PassageTable,
     stats::{Event, Role, Skip, SkipStats},
 };
@@ -72,7 +72,7 @@ pub static WATCHED: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 /// read within one program run. What went through a map is unknown to the verifier, so it need not follow
 /// every shape of header on.
 #[map]
-pub static HEADERS: PerCpuArray<Parsed> = PerCpuArray::with_max_entries(1, 0);
+pub static HEADERS: PerCpuArray<Network> = PerCpuArray::with_max_entries(1, 0);
 
 /// The drop that this CPU is looking at. Written and read within one program run.
 #[map]
@@ -85,6 +85,16 @@ pub fn count(event: Event) {
         // SAFETY: the value is this CPU's. A plain addition would lose a count when a softirq interrupts a
         // drop in process context, so it is an atomic one.
         unsafe { atomic::add(n, 1) }
+    }
+}
+
+/// Counts an event that only tc programs count. They run with softirqs off, so nothing on this CPU interleaves
+/// and a plain addition loses nothing.
+#[inline(always)]
+pub fn count_tc(event: Event) {
+    if let Some(n) = EVENTS.get_ptr_mut(event as u32) {
+        // SAFETY: this CPU's value.
+        unsafe { *n += 1 }
     }
 }
 

@@ -57,7 +57,7 @@ pub fn leave(
         } else if (*second).fingerprint == 0 {
             second
         } else {
-            maps::count(Event::PassageReplaced);
+            maps::count_tc(Event::PassageReplaced);
             if (*first).entered_ns <= (*second).entered_ns {
                 first
             } else {
@@ -76,7 +76,7 @@ pub fn leave(
         }
         (*table).pending += 1;
         (*table).last_jiffies = now;
-        maps::count(Event::PassageLeft);
+        maps::count_tc(Event::PassageLeft);
         (*slot).entered_ns = entered_ns;
         (*slot).fingerprint = print;
     }
@@ -198,7 +198,7 @@ pub unsafe fn translate(cold: *mut ColdCell, passage: &Passage, after: &Tuple, e
 /// EXIT: adds the packet's time on the NAT path and its translation to its flow.
 #[inline(always)]
 pub fn complete(passage: &Passage, after: &Tuple, exit_ifindex: u32) {
-    maps::count(Event::ExitMatched);
+    maps::count_tc(Event::ExitMatched);
     // SAFETY: a helper without arguments.
     let ns = unsafe { bpf_ktime_get_ns() }.saturating_sub(passage.entered_ns);
     let Some(cold) = cold(passage) else {

@@ -35,6 +35,9 @@ enum Task {
     Test,
     /// What the agent costs a node's traffic
     Bench {
+        /// Fewer rounds, and docs/overhead.md stays as it is
+        #[arg(long)]
+        quick: bool,
         /// An agent that is built already
         #[arg(long, value_name = "PATH")]
         agent: Option<PathBuf>,
@@ -58,7 +61,7 @@ fn run(task: Task) -> Result<()> {
         Task::Setup => setup::ensure(true),
         Task::Demo { keep, live, agent } => demo::run(demo::Options { agent, keep, live }),
         Task::Test => suite::run(),
-        Task::Bench { agent } => bench::run(agent),
+        Task::Bench { quick, agent } => bench::run(&bench::Options { quick, agent }),
         Task::Clean => {
             let removed = testbed::record::clean()?;
             for what in &removed {

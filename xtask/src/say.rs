@@ -13,7 +13,7 @@ extern "C" fn on_interrupt(_signal: libc::c_int) {
     INTERRUPTED.store(true, Ordering::SeqCst);
 }
 
-/// From now on Ctrl-C and SIGTERM do not end the process, but what [`check`] says: so that clean-up always runs.
+/// From now on Ctrl-C, SIGTERM and a closed terminal do not end the process, but what [`check`] says: so that clean-up always runs.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -23,7 +23,7 @@ pub fn catch_interrupts() -> Result<()> {
         SaFlags::empty(),
         SigSet::empty(),
     );
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
         unsafe { sigaction(signal, &action) }.context("cannot catch signals")?;
     }
@@ -113,6 +113,24 @@ pub fn line(command: &Command) -> String {
     variables.chain(words).collect::<Vec<_>>().join(" ")
 }
 
+/// A command line as one would type it on lines of at most 116 columns.
+#[must_use]
+pub fn folded(line: &str) -> String {
+    let mut text = "$".to_owned();
+    let mut column = 1;
+    for word in line.split(' ') {
+        let length = word.chars().count();
+        if column + 1 + length > 114 {
+            text.push_str(" \\\n   ");
+            column = 3;
+        }
+        text.push(' ');
+        text.push_str(word);
+        column += 1 + length;
+    }
+    text
+}
+
 /// Removes what crashed runs of the emulated node left behind, and says so.
 ///
 /// # Errors
@@ -126,4 +144,19 @@ pub fn clean_up() -> Result<()> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_command_lines_are_folded_between_words() {
+        assert_eq!(folded("a b"), "$ a b");
+        let long = folded(&format!("{} {}", "x".repeat(100), "y".repeat(30)));
+        let lines: Vec<&str> = long.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].ends_with("x \\"), "{long}");
+        assert_eq!(lines[1].trim(), "y".repeat(30));
+    }
 }

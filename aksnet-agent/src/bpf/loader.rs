@@ -208,16 +208,21 @@ fn short(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     debug!(%text, "the kernel's whole answer");
-    in_one_line(&text)
+    first_and_telling(&text)
 }
 
-/// What failed, and the verifier's reason: the last line of its log that is no figure about its own work.
-fn in_one_line(text: &str) -> String {
-    let figures = ["processed ", "verification time ", "stack depth "];
+/// The error and the line of the verifier's log that says why: the last one before its statistics.
+fn first_and_telling(text: &str) -> String {
+    const STATISTICS: [&str; 4] = [
+        "processed ",
+        "verification time ",
+        "stack depth ",
+        "max_states_per_insn ",
+    ];
     let lines: Vec<&str> = text
         .lines()
-        .map(str::trim)
-        .filter(|l| !l.is_empty() && !figures.iter().any(|f| l.starts_with(f)))
+        .map(str::trim_end)
+        .filter(|line| !line.is_empty() && !STATISTICS.iter().any(|s| line.starts_with(s)))
         .collect();
     match lines.as_slice() {
         [] => String::new(),
@@ -253,19 +258,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_ends_with_the_verifiers_reason() {
-        let log = "the BPF_PROG_LOAD syscall returned Permission denied (os error 13). Verifier output: 0: R1=ctx()\n\
-                   1: (79) r1 = *(u64 *)(r1 +0)\n\
-                   R1 invalid mem access 'scalar'\n\
-                   verification time 812 usec\n\
-                   stack depth 192+0+0\n\
-                   processed 2 insns (limit 1000000) max_states_per_insn 0\n\n";
-        let line = in_one_line(log);
-        assert!(line.ends_with("… R1 invalid mem access 'scalar'"), "{line}");
-        assert_eq!(in_one_line("no such map\n"), "no such map");
-    }
-
-    #[test]
     fn sizes_that_the_datapath_cannot_have_are_named() {
         for cells in [0, 2, 3, 65_535, 1 << 25] {
             let error = check(&LoadOptions {
@@ -282,5 +274,17 @@ mod tests {
         .expect_err("not a power of two");
         assert!(error.to_string().contains("sample"), "{error}");
         check(&LoadOptions::default()).expect("the defaults are in range");
+    }
+
+    #[test]
+    fn of_the_verifiers_answer_the_reason_is_kept() {
+        let text = "the BPF_PROG_LOAD syscall returned Permission denied (os error 13). Verifier output: 0: R1=ctx()\n\
+                    114: (4f) r1 |= r0\n\
+                    R1 pointer arithmetic on map_value_or_null prohibited, null-check it first\n\
+                    verification time 660 usec\nstack depth 192+0+0\n\
+                    processed 109 insns (limit 1000000) max_states_per_insn 0\n\n";
+        let short = first_and_telling(text);
+        assert!(short.starts_with("the BPF_PROG_LOAD syscall"), "{short}");
+        assert!(short.ends_with("null-check it first"), "{short}");
     }
 }

@@ -90,7 +90,7 @@ impl MapSource {
 
 /// Returns when every program that ran at the call has ended: they run inside RCU read-side sections, and
 /// `MEMBARRIER_CMD_GLOBAL` waits for a grace period (kernel/sched/membarrier.c, `synchronize_rcu`).
-fn wait_for_programs() {
+pub fn wait_for_programs() {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: a system call without pointers.
     let failed = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } != 0;

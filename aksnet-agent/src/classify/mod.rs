@@ -270,6 +270,11 @@ fn class(
             _ => Class::Unknown,
         };
     }
+    // The range of services is often not configured, as no route shows it. What a pod dials there is a private
+    // address that nothing else is known about, and the node redirects it.
+    if redirected && dialled == Place::Private && client.is_pod() {
+        return Class::PodToService;
+    }
     // Nothing but a load balancer's frontend (or an external IP) is redirected without being the cluster's.
     if redirected && dialled.is_outside() {
         return Class::LoadBalancer;

@@ -307,6 +307,45 @@ fn a_frontend_nobody_named_is_known_by_its_redirection() {
 }
 
 #[test]
+fn a_service_range_nobody_configured_is_known_by_its_redirection() {
+    // 172.20.0.0/16 and fd77::/16 are in no entry of the plan.
+    for (client, dialled, server) in [
+        ("10.244.1.5", "172.20.0.10", "10.244.1.6"),
+        ("10.244.1.5", "172.20.0.10", "10.244.2.6"),
+        ("fd00:244:1::5", "fd77::a", "fd00:244:1::6"),
+    ] {
+        let before = tuple(client, 40000, dialled, 80);
+        let after = tuple(client, 40000, server, 8080);
+        let (class, nat, _) = is(seen(before, after, POD_VETH, 0));
+        assert_eq!((class, nat), (Class::PodToService, NatKind::Dnat));
+        // Not redirected, it is a host somewhere in private address space.
+        let (class, ..) = is(seen(before, before, POD_VETH, UPLINK));
+        assert_eq!(class, Class::PodToExternal);
+    }
+}
+
+#[test]
+fn a_redirected_address_outside_private_space_is_a_load_balancers() {
+    for (client, dialled, server) in [
+        ("10.244.1.5", "20.99.1.1", "10.244.1.6"),
+        // An internal load balancer has an address of the virtual network.
+        ("10.244.1.5", "10.224.3.9", "10.244.1.6"),
+        // From outside, a private address that is redirected is a frontend all the same.
+        ("10.224.7.7", "172.20.0.10", "10.244.1.6"),
+    ] {
+        let before = tuple(client, 40000, dialled, 80);
+        let after = tuple(client, 40000, server, 8080);
+        let interface = if client == "10.244.1.5" {
+            POD_VETH
+        } else {
+            UPLINK
+        };
+        let (class, nat, _) = is(seen(before, after, interface, OTHER_VETH));
+        assert_eq!((class, nat), (Class::LoadBalancer, NatKind::Dnat));
+    }
+}
+
+#[test]
 fn the_second_leg_of_a_load_balanced_connection_is_node_to_pod() {
     for n in &NETS {
         let t = tuple(n.other_node, 5123, n.pod, 8080);

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use aksnet_common::{
+    cell::{LIVE, PHASE},
     drops::{DropKey, DropStats},
     flow::{ColdCell, FlowKey, HotCell, SpillStats},
     packet::TCP,
@@ -33,6 +34,8 @@ const ORPHAN_AGE_NS: u64 = 60_000_000_000;
 pub(super) struct Orphans {
     /// Drops whose tuple is no live flow's: counted together, as long as they are recent.
     pub(super) drops: HashMap<DropKey, DropStats>,
+    /// Drops whose flow is there but too young to be judged: the next sweep knows what they belong to.
+    young: Vec<(DropKey, DropStats)>,
     /// Flows in the spill that was taken last: one that is still there opened nothing.
     spilled: HashSet<FlowKey>,
 }
@@ -129,7 +132,12 @@ impl Collector {
         self.orphans
             .drops
             .retain(|_, stats| stats.last_ns.saturating_add(ORPHAN_AGE_NS) > now);
-        for (key, stats) in drops {
+        let waited = std::mem::take(&mut self.orphans.young);
+        for (key, stats) in waited.into_iter().chain(drops) {
+            if !sweep.last && self.is_of_young_flow(source, &stats) {
+                self.orphans.young.push((key, stats));
+                continue;
+            }
             sweep.report.drops += 1;
             let packets = stats.skbs + stats.gso_packets;
             let bytes = stats.bytes + stats.gso_bytes;
@@ -148,6 +156,15 @@ impl Collector {
                 self.remember_orphan(key, &stats);
             }
         }
+    }
+
+    /// Whether the passage names a cell whose flow was not judged yet.
+    fn is_of_young_flow<S: Source>(&self, source: &S, stats: &DropStats) -> bool {
+        let cell = stats
+            .cell
+            .checked_sub(1)
+            .and_then(|c| u32::try_from(c).ok());
+        cell.is_some_and(|cell| !self.known(cell) && source.state(cell) & PHASE == LIVE)
     }
 
     /// The flow that a dropped packet belonged to, if it is live.

@@ -1,7 +1,7 @@
 //! What the agent is told: values that are checked and typed, from flags, environment and file.
 //!
 //! [`settings`] is the one table from which the flags, the keys of the file and the environment variables
-//! are made; [`file`] reads a file into raw values, [`merge`] lays the sources over each other and keeps
+//! are made; [`mod@file`] reads a file into raw values, [`merge`] lays the sources over each other and keeps
 //! where each value came from.
 
 // The table of settings, and how their values are read.

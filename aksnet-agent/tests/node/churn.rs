@@ -67,7 +67,7 @@ fn a_hundred_thousand_short_connections_are_counted_to_the_packet() -> Result<()
     bed.pin_neighbours()?;
     let mut watch = Watch::start(
         &bed,
-        LoadOptions {
+        &LoadOptions {
             flow_cells: 16_384,
             ..LoadOptions::default()
         },
@@ -137,7 +137,7 @@ fn pods_come_and_go_during_traffic_without_a_lost_count() -> Result<()> {
         Tcp::to(server.address()).run(client.netns())?;
         bed.settle()?;
         bed.pin_neighbours()?;
-        let mut watch = Watch::start(&bed, LoadOptions::default())?;
+        let mut watch = Watch::start(&bed, &LoadOptions::default())?;
         let before = Links::of(&bed)?;
         std::thread::scope(|scope| {
             let traffic = scope.spawn(|| {
@@ -200,10 +200,10 @@ fn filters_that_a_killed_agent_left_are_replaced_and_never_stacked() -> Result<(
         ..LoadOptions::default()
     };
     for _ in 0..3 {
-        let killed = Watch::start(&bed, clsact())?;
+        let killed = Watch::start(&bed, &clsact())?;
         std::mem::forget(killed.attacher);
     }
-    let watch = Watch::start(&bed, clsact())?;
+    let watch = Watch::start(&bed, &clsact())?;
     assert_eq!(watch.attacher.mode(), Attach::Clsact);
     Udp::to(server.address())
         .datagrams(50)
@@ -249,7 +249,7 @@ fn tcx_programs_are_first_in_order_and_end_with_their_agent() -> Result<()> {
             Ok(programs.iter().map(ProgramInfo::id).collect())
         })
     };
-    let earlier = Watch::start(&bed, LoadOptions::default())?;
+    let earlier = Watch::start(&bed, &LoadOptions::default())?;
     if earlier.attacher.mode() != Attach::Tcx {
         println!("skipped: this kernel has no tcx");
         return Ok(());
@@ -257,7 +257,7 @@ fn tcx_programs_are_first_in_order_and_end_with_their_agent() -> Result<()> {
     for at in [TcAttachType::Ingress, TcAttachType::Egress] {
         let alone = order(at)?;
         assert_eq!(alone.len(), 1);
-        let newer = Watch::start(&bed, LoadOptions::default())?;
+        let newer = Watch::start(&bed, &LoadOptions::default())?;
         let both = order(at)?;
         assert_eq!(both.len(), 2);
         assert_eq!(both[1..], alone, "the one that comes later goes first");

@@ -146,7 +146,7 @@ fn held_against_interfaces(
     Ok(())
 }
 
-fn conserved(builder: xtask::testbed::Builder, options: LoadOptions, scale: u32) -> Result<()> {
+fn conserved(builder: xtask::testbed::Builder, options: &LoadOptions, scale: u32) -> Result<()> {
     let every = options.sample == 1;
     let bed = builder.pods(3).build()?;
     let mix = Mix::new(&bed)?;
@@ -211,7 +211,7 @@ fn kubenet_with_offloads() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     conserved(
         Testbed::kubenet().hairpin(Hairpin::Veth),
-        every_packet(),
+        &every_packet(),
         10,
     )
 }
@@ -221,7 +221,7 @@ fn kubenet_without_offloads() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     conserved(
         Testbed::kubenet().hairpin(Hairpin::Veth).offloads(false),
-        every_packet(),
+        &every_packet(),
         10,
     )
 }
@@ -229,7 +229,7 @@ fn kubenet_without_offloads() -> Result<()> {
 #[test]
 fn kind_at_the_default_sampling_rate() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    conserved(Testbed::kind(), LoadOptions::default(), 10)
+    conserved(Testbed::kind(), &LoadOptions::default(), 10)
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn azure_with_a_flow_table_far_too_small() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     conserved(
         Testbed::azure_overlay(),
-        LoadOptions {
+        &LoadOptions {
             flow_cells: 16,
             spill_entries: 4096,
             ..LoadOptions::default()

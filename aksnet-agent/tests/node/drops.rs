@@ -53,7 +53,7 @@ fn a_drop_behind_a_service_names_the_endpoint_and_the_service_dialled() -> Resul
             Testbed::azure_overlay(),
         ] {
             let bed = builder.dual_stack(true).backend(backend).build()?;
-            let mut watch = Watch::start(&bed, LoadOptions::default())?;
+            let mut watch = Watch::start(&bed, &LoadOptions::default())?;
             for family in bed.families() {
                 let (client, web) = (bed.pod(0), bed.pod(1));
                 let endpoint = SocketAddr::new(web.ip_of(family), 8080);
@@ -134,7 +134,7 @@ fn a_reject_is_a_drop_and_an_answer_of_the_node() -> Result<()> {
             (7002, Verdict::RejectWithReset, TCP),
         ] {
             let (client, web) = (bed.pod(0), bed.pod(1));
-            let mut watch = Watch::start(&bed, LoadOptions::default())?;
+            let mut watch = Watch::start(&bed, &LoadOptions::default())?;
             let rule = format!("reject-{port}-{family:?}");
             bed.add_policy(
                 PolicyRule::new(&rule, verdict)
@@ -196,7 +196,7 @@ fn a_promiscuous_bridges_copies_are_no_drops() -> Result<()> {
             .udp()
             .endpoints([server.address()]),
     )?;
-    let mut watch = Watch::start(&bed, LoadOptions::default())?;
+    let mut watch = Watch::start(&bed, &LoadOptions::default())?;
     Udp::to(dns.address())
         .datagrams(200)
         .flight(4)
@@ -219,7 +219,7 @@ fn a_drop_is_the_dropped_packets_own_whatever_was_left_behind_before() -> Result
     let Some(_turn) = turn() else { return Ok(()) };
     let bed = Testbed::kind().build()?;
     let client = bed.pod(0);
-    let mut watch = Watch::start(&bed, crate::watch::every_packet())?;
+    let mut watch = Watch::start(&bed, &crate::watch::every_packet())?;
     // Delivered on the node: their passages are never taken.
     let server = UdpServer::echo(bed.node().netns(), (bed.node().ip(), 10_250))?;
     Udp::to(server.address())
@@ -260,7 +260,7 @@ fn what_a_pod_drops_itself_is_not_the_nodes() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     let bed = Testbed::kind().build()?;
     let (client, web) = (bed.pod(0), bed.pod(1));
-    let mut watch = Watch::start(&bed, LoadOptions::default())?;
+    let mut watch = Watch::start(&bed, &LoadOptions::default())?;
     // A closed port in the pod: the pod's own stack frees the SYN and answers with a reset.
     assert_eq!(
         connect(client.netns(), (web.ip(), 9).into(), SOON)?,
@@ -280,7 +280,7 @@ fn packets_without_a_route_are_dropped_for_that_reason() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     let bed = Testbed::kind().build()?;
     let client = bed.pod(0);
-    let mut watch = Watch::start(&bed, LoadOptions::default())?;
+    let mut watch = Watch::start(&bed, &LoadOptions::default())?;
     bed.node()
         .netns()
         .ip(["route add unreachable 198.51.100.0/24".to_owned()])?;

@@ -160,6 +160,10 @@ fn every_row_has_its_exact_translation_on_every_flavour() -> Result<()> {
     Ok(())
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one row of traffic after the other, as in a table"
+)]
 fn rows(bed: &Testbed, family: Family) -> Result<()> {
     let (client, web, far) = (bed.pod(0), bed.pod(1), bed.remote_pod(0));
     let outside = bed
@@ -170,7 +174,7 @@ fn rows(bed: &Testbed, family: Family) -> Result<()> {
     let frontend = bed.plan().load_balancer.of(family).context("a frontend")?;
     let mut rows = Rows {
         bed,
-        watch: Watch::start(bed, every_packet())?,
+        watch: Watch::start(bed, &every_packet())?,
         family,
     };
     let of_family = |s: Service| if family == Family::V6 { s.v6() } else { s };

@@ -55,11 +55,11 @@ pub struct Watch {
 
 impl Watch {
     /// Loads the programs and attaches them to all pods and the uplink of the node under test.
-    pub fn start(bed: &Testbed, options: LoadOptions) -> Result<Self> {
+    pub fn start(bed: &Testbed, options: &LoadOptions) -> Result<Self> {
         let netns = u32::try_from(bed.node().netns().inode()?)?;
         let datapath = load(&LoadOptions {
             netns: Some(netns),
-            ..options
+            ..options.clone()
         })?;
         let mut watch = Self {
             attacher: datapath.attacher,

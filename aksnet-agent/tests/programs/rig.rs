@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aksnet_agent::{
-    bpf::{self, Datapath, LoadOptions, loader::Loaded},
+    bpf::{self, LoadOptions, Loaded, datapath::Datapath as _, status::ProgramState},
     collect::source::{Source as _, Totals},
 };
 use aksnet_common::{
@@ -156,7 +156,7 @@ pub fn with(options: &LoadOptions, test: impl FnOnce(Rig) + Send) {
             let datapath = bpf::load(options).expect("the datapath loads");
             for state in datapath.attacher.programs() {
                 // The drop tracepoint is not in every kernel, but none may refuse it.
-                assert!(!matches!(state.loaded, Loaded::Refused(_)), "{state:?}");
+                assert!(!matches!(state.state, ProgramState::Failed(_)), "{state:?}");
             }
             let before = datapath.source.totals().expect("totals");
             test(Rig { datapath, before });
@@ -286,7 +286,7 @@ impl Seen {
 
 /// A loaded datapath.
 pub struct Rig {
-    pub datapath: Datapath,
+    pub datapath: Loaded,
     before: Totals,
 }
 

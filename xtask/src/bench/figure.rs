@@ -55,14 +55,14 @@ impl Figure {
     pub fn range(
         table: Table,
         row: impl Into<String>,
-        column: impl ToString,
+        column: impl Into<String>,
         mut rounds: Vec<f64>,
     ) -> Self {
         rounds.sort_by(f64::total_cmp);
         Self {
             table,
             row: row.into(),
-            column: column.to_string(),
+            column: column.into(),
             median: quantile(&rounds, 2),
             low: rounds[0],
             high: rounds[rounds.len() - 1],
@@ -77,14 +77,14 @@ impl Figure {
     pub fn quartiles(
         table: Table,
         row: impl Into<String>,
-        column: impl ToString,
+        column: impl Into<String>,
         mut rounds: Vec<f64>,
     ) -> Self {
         rounds.sort_by(f64::total_cmp);
         Self {
             table,
             row: row.into(),
-            column: column.to_string(),
+            column: column.into(),
             median: quantile(&rounds, 2),
             low: quantile(&rounds, 1),
             high: quantile(&rounds, 3),
@@ -120,7 +120,7 @@ impl Figure {
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = number(self.median);
-        if self.low != self.high {
+        if self.low < self.high {
             let _ = write!(text, " ({} to {})", number(self.low), number(self.high));
         }
         text

@@ -1,149 +1,187 @@
-//! `cargo xtask bench`: what the agent costs the traffic of a node, as ratios of pairs in the same run.
+//! `cargo xtask bench`: what the agent costs a node's traffic, as tables in docs/overhead.md.
 //!
-//! Each round measures without and with the agent, so that a machine's mood strikes both alike; what is told is
-//! the median of the rounds.
+//! The benchmarks themselves are aksnet-agent's (`cargo bench -p aksnet-agent`), as they load its programs. Each prints
+//! [`figure`]s; this runs them in turn, holds the figures against the [`target`]s and writes the [`report`].
 
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::testbed::bed::is_root;
+use crate::{say, setup};
+
+// What is measured, and under which name.
 pub mod figure;
 
 pub mod row;
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
+// What was promised.
+pub mod target;
 
-use anyhow::{Result, ensure};
+// What is written down.
+pub mod machine;
 
-use crate::testbed::bed::is_root;
-use crate::testbed::traffic::{ShortConnections, Tcp, TcpServer, Udp, UdpServer};
-use crate::testbed::{Hairpin, Testbed};
-use crate::{say, setup};
+pub mod resident;
 
-/// Pairs per measure.
-const ROUNDS: usize = 9;
+pub mod report;
 
-/// What is measured; more is better.
-struct Measure<'a> {
-    name: &'static str,
-    unit: &'static str,
-    run: Box<dyn Fn() -> Result<f64> + 'a>,
+use figure::{Figure, Table};
+
+/// aksnet-agent's benchmarks in the order in which they run. One that does not exist is left out.
+const BENCHMARKS: [&str; 3] = ["datapath", "wall", "sweep"];
+
+/// How it is run.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Fewer rounds, and docs/overhead.md stays as it is.
+    pub quick: bool,
+    /// An agent that is built already.
+    pub agent: Option<PathBuf>,
 }
 
-/// Measures and prints a table.
+/// Measures, prints the tables, and writes docs/overhead.md.
 ///
 /// # Errors
-/// When a measurement fails.
-pub fn run(agent: Option<PathBuf>) -> Result<()> {
+/// When something is missing, or a benchmark fails.
+pub fn run(options: &Options) -> Result<()> {
     ensure!(
         is_root(),
-        "the benchmark makes network namespaces: run it as root"
+        "the benchmarks load BPF programs and make network namespaces: run it as root"
     );
     setup::ensure(false)?;
     say::clean_up()?;
     say::catch_interrupts()?;
-    let agent = match agent {
-        Some(agent) => agent,
+    let agent = match &options.agent {
+        Some(agent) => agent.clone(),
         None => crate::demo::build()?,
     };
-    let bed = Testbed::kubenet().hairpin(Hairpin::Veth).build()?;
-    let (client, web) = (bed.pod(0), bed.pod(1));
-    let sink = TcpServer::sink(bed.outside(), (bed.outside_ip(), 5201))?;
-    let servers: Vec<TcpServer> = (8000..8008)
-        .map(|port| TcpServer::echo(web.netns(), (web.ip(), port)))
-        .collect::<Result<_>>()?;
-    let udp = UdpServer::echo(web.netns(), (web.ip(), 53))?;
-    let addresses: Vec<SocketAddr> = servers.iter().map(TcpServer::address).collect();
-    let measures = [
-        Measure {
-            name: "bulk TCP out of the node, SNAT",
-            unit: "Gbit/s",
-            run: Box::new(|| {
-                let report = Tcp::to(sink.address())
-                    .one_way()
-                    .bytes(2_000_000_000)
-                    .run(client.netns())?;
-                Ok(8e-9 * 2e9 / report.elapsed.as_secs_f64())
-            }),
-        },
-        Measure {
-            name: "short connections pod to pod",
-            unit: "conn/s",
-            run: Box::new(|| {
-                let report = ShortConnections::to(addresses.clone(), 10_000).run(client.netns())?;
-                Ok(10_000.0 / report.elapsed.as_secs_f64())
-            }),
-        },
-        Measure {
-            name: "UDP exchanges pod to pod",
-            unit: "exch/s",
-            run: Box::new(|| {
-                let report = Udp::to(udp.address())
-                    .datagrams(50_000)
-                    .size(64)
-                    .flight(16)
-                    .run(client.netns())?;
-                Ok(50_000.0 / report.elapsed.as_secs_f64())
-            }),
-        },
-    ];
-    say::heading(&format!("Medians of {ROUNDS} pairs"));
-    for measure in &measures {
-        compare(measure, &bed, &agent)?;
+    let mut results = Results::default();
+    let there = benchmarks()?;
+    for name in BENCHMARKS
+        .iter()
+        .filter(|name| there.iter().any(|t| t == *name))
+    {
+        say::heading(&format!("Benchmark: {name}"));
+        results.take(name, options.quick)?;
     }
-    Ok(())
-}
-
-/// Measures pairs without and with the agent, and prints a row.
-fn compare(measure: &Measure<'_>, bed: &Testbed, agent: &Path) -> Result<()> {
-    (measure.run)()?;
-    let (mut without, mut with) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        say::check()?;
-        without.push((measure.run)()?);
-        let mut child = bed.node().netns().spawn(
-            bed.node()
-                .netns()
-                .command_with_sysfs(agent)
-                .args([
-                    "run",
-                    "--listen",
-                    "127.0.0.1:9435",
-                    "--uplink",
-                    "eth0",
-                    "--socket",
-                ])
-                .arg(bed.node().root().join("bench.sock"))
-                .stdout(Stdio::null())
-                .stderr(Stdio::null()),
-        )?;
-        std::thread::sleep(Duration::from_millis(1500));
-        ensure!(
-            child.try_wait()?.is_none(),
-            "the agent does not run: try `cargo xtask demo`, which shows why"
-        );
-        let rate = (measure.run)();
-        nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(child.id().cast_signed()),
-            nix::sys::signal::Signal::SIGTERM,
-        )?;
-        child.wait()?;
-        with.push(rate?);
+    match resident_memory(&agent) {
+        Ok(figure) => {
+            println!("{}", figure.line());
+            results.figures.push(figure);
+        }
+        Err(error) => say::step(&format!("the agent's memory was not measured: {error:#}")),
     }
-    // The ratio is taken within each pair, so that a machine that slows down in between does not tell.
-    let ratio = median(
-        without
-            .iter()
-            .zip(&with)
-            .map(|(without, with)| with / without)
-            .collect(),
+    let about = format!(
+        "Measured {} by `cargo xtask bench{}`: {}.",
+        machine::today(),
+        if options.quick { " --quick" } else { "" },
+        machine::line()
     );
-    let (without, with) = (median(without), median(with));
-    let Measure { name, unit, .. } = measure;
-    println!("  {name:<32} {without:>12.1} {unit} without, {with:>12.1} with: {ratio:.3}");
+    let report = report::render(&results.figures, &results.notes, &about);
+    println!("\n{report}");
+    if options.quick {
+        say::step("docs/overhead.md stays as it is: this was a quick run");
+        return Ok(());
+    }
+    report::write(&workspace()?.join("docs/overhead.md"), &report)?;
+    say::step("docs/overhead.md is written");
     Ok(())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// What the benchmarks said.
+#[derive(Default)]
+struct Results {
+    figures: Vec<Figure>,
+    notes: Vec<String>,
+}
+
+impl Results {
+    /// Runs one to its end.
+    fn take(&mut self, name: &str, quick: bool) -> Result<()> {
+        let mut command = Command::new(cargo());
+        command
+            .args(["bench", "-p", "aksnet-agent", "--bench", name, "--"])
+            .arg(figure::JSON);
+        if quick {
+            command.arg(figure::QUICK);
+        }
+        println!("{}", say::dim(&format!("$ {}", say::line(&command))));
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take().context("it was asked for")?;
+        for line in BufReader::new(output).lines() {
+            let line = line?;
+            if let Some(figure) = Figure::of_line(&line) {
+                println!("{}", figure.line());
+                self.figures.push(figure);
+            } else {
+                println!("{line}");
+                if let Some(note) = line.strip_prefix("    ") {
+                    self.notes.push(note.trim().to_owned());
+                }
+            }
+        }
+        let status = child.wait()?;
+        say::check()?;
+        ensure!(status.success(), "benchmark {name} failed ({status})");
+        Ok(())
+    }
+}
+
+/// The agent's memory with nothing to do but look: on a loopback of its own.
+fn resident_memory(agent: &Path) -> Result<Figure> {
+    let record = std::sync::Arc::new(crate::testbed::record::Record::create()?);
+    let netns = crate::testbed::Netns::create(&record, "resident")?;
+    let socket = record.make_directory("resident")?.join("agent.sock");
+    netns.ip([
+        "link add eth0 type dummy",
+        "link set eth0 up",
+        "addr add 10.240.0.4/16 dev eth0",
+        "route add default via 10.240.0.1",
+    ])?;
+    let mut command = netns.command_with_sysfs(agent);
+    command
+        .args(["run", "--listen", "127.0.0.1:9435", "--socket"])
+        .arg(socket);
+    let mib = resident::of(&mut command, Duration::from_secs(3))?;
+    Ok(Figure::range(Table::Agent, row::RESIDENT, "-", vec![mib]))
+}
+
+/// Names of aksnet-agent's benchmarks.
+fn benchmarks() -> Result<Vec<String>> {
+    let metadata = metadata()?;
+    let packages = metadata["packages"].as_array().context("cargo metadata")?;
+    let targets = packages
+        .iter()
+        .filter(|package| package["name"] == "aksnet-agent")
+        .filter_map(|package| package["targets"].as_array())
+        .flatten();
+    Ok(targets
+        .filter(|target| {
+            target["kind"]
+                .as_array()
+                .is_some_and(|kinds| kinds.iter().any(|kind| kind == "bench"))
+        })
+        .filter_map(|target| target["name"].as_str().map(str::to_owned))
+        .collect())
+}
+
+fn workspace() -> Result<PathBuf> {
+    Ok(metadata()?["workspace_root"]
+        .as_str()
+        .context("cargo metadata names the workspace")?
+        .into())
+}
+
+fn metadata() -> Result<serde_json::Value> {
+    let output = Command::new(cargo())
+        .args(["metadata", "--format-version", "1", "--no-deps"])
+        .output()?;
+    serde_json::from_slice(&output.stdout).context("cargo metadata prints JSON")
+}
+
+fn cargo() -> std::ffi::OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }

@@ -1,5 +1,7 @@
 //! Names of *rows* and columns that the benchmarks fill and the targets refer to.
 
+/// What the machine's memory takes.
+pub const TOUCH: &str = "floor: one atomic addition to a cell per flow";
 /// ENTER of a known flow, IPv4 TCP.
 pub const ENTER_TCP: &str = "ENTER, known flow, IPv4 TCP";
 /// ENTER of a known flow, IPv6 UDP.
@@ -34,6 +36,14 @@ pub const EMPTY: &str = "empty tcx programs";
 pub const AGENT: &str = "the agent's programs";
 /// As [`AGENT`], with more flows than cells.
 pub const AGENT_SMALL_TABLE: &str = "the agent's programs, more flows than cells";
+
+/// How long a packet takes with nothing attached.
+pub const BASE: &str = "a packet's whole time, nothing attached";
+/// The column of what is measured with nothing attached.
+pub const WITHOUT: &str = "without";
+
+/// What the agent's programs add to each connection, datagram or exchange.
+pub const AGENT_TIME: &str = "the agent's programs, ns each";
 
 /// Bulk TCP.
 pub const THROUGHPUT: &str = "TCP throughput, Gbit/s";

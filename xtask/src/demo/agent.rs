@@ -1,5 +1,6 @@
 //! The demo's *agent*: the real binary as a child, told what to do by its real command line, asked by HTTP.
 
+use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::rows::{self, Row};
+use super::scrape::Scrape;
 use crate::say;
 use crate::testbed::Netns;
 
@@ -19,6 +22,9 @@ const START: Duration = Duration::from_secs(10);
 
 /// How long it may take to end; it promises two seconds.
 const END: Duration = Duration::from_secs(3);
+
+/// More flows than a demo has.
+const ALL_FLOWS: &str = "10000";
 
 /// A running agent. Dropping it ends it.
 pub(super) struct Agent<'a> {
@@ -37,7 +43,7 @@ impl<'a> Agent<'a> {
         binary: &Path,
         directory: &Path,
         listen: &str,
-        flags: &[&str],
+        flags: &[String],
     ) -> Result<Self> {
         let (socket, log) = (directory.join("agent.sock"), directory.join("agent.log"));
         let mut command = netns.map_or_else(
@@ -50,7 +56,7 @@ impl<'a> Agent<'a> {
             .args(flags);
         let file = std::fs::File::create(&log)?;
         command.stdout(file.try_clone()?).stderr(file);
-        println!("{}", say::dim(&format!("$ {}", say::line(&command))));
+        println!("{}", say::dim(&say::folded(&say::line(&command))));
         let child = match netns {
             Some(netns) => netns.spawn(&mut command)?,
             None => command.spawn().context("cannot start the agent")?,
@@ -104,29 +110,64 @@ impl<'a> Agent<'a> {
         &self.socket
     }
 
-    /// Shows its live rows, so many looks at one second each, or one.
-    pub(super) fn top(&self, looks: Option<u32>) -> Result<()> {
-        let count = looks.unwrap_or(1).to_string();
+    /// Its live rows over the next second: every flow that it has.
+    pub(super) fn rows(&self) -> Result<Vec<Row>> {
         let mut command = self.netns.map_or_else(
             || Command::new(&self.binary),
             |netns| netns.command_with_sysfs(&self.binary),
         );
-        command
-            .args([
-                "top",
-                "--raw",
-                "--interval",
-                "1",
-                "--count",
-                &count,
-                "--socket",
-            ])
-            .arg(&self.socket);
-        say::run(&mut command)
+        let output = command
+            .args(["top", "--raw", "--json", "--interval", "1", "--count", "1"])
+            .args(["--limit", ALL_FLOWS, "--socket"])
+            .arg(&self.socket)
+            .output()
+            .context("cannot start `aksnet-agent top`")?;
+        say::check()?;
+        ensure!(
+            output.status.success(),
+            "`{}` failed: {}",
+            say::line(&command),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        rows::parse(&String::from_utf8(output.stdout)?)
+    }
+
+    /// What it says in `/metrics`.
+    pub(super) fn scrape(&self) -> Result<Scrape> {
+        Ok(Scrape::parse(&self.get("/metrics")?))
+    }
+
+    /// The interfaces that it watches, by role: `eth0 (uplink)`, `4 pods`.
+    pub(super) fn watches(&self) -> Result<String> {
+        let status: serde_json::Value = serde_json::from_str(&self.get("/status")?)?;
+        let watched = status["interfaces"]["watched"].as_array();
+        let named = |role: &str| -> Vec<&str> {
+            watched
+                .into_iter()
+                .flatten()
+                .filter(|interface| interface["role"] == role)
+                .filter_map(|interface| interface["name"].as_str())
+                .collect()
+        };
+        let programs = || status["programs"].as_array().into_iter().flatten();
+        let hooks: Vec<&str> = programs()
+            .filter(|program| program["up"] == true)
+            .filter_map(|program| program["hook"].as_str())
+            .collect();
+        let mut text = format!(
+            "it watches the uplink {} and {} pods' interfaces, by {}",
+            named("uplink").join(", "),
+            named("pod").len(),
+            hooks.join(", ")
+        );
+        for program in programs().filter(|program| program["up"] != true) {
+            let _ = write!(text, "\n  {} is not up: {program}", program["program"]);
+        }
+        Ok(text)
     }
 
     /// What it answers at a path.
-    pub(super) fn get(&self, path: &str) -> Result<String> {
+    fn get(&self, path: &str) -> Result<String> {
         let ask = || -> Result<String> {
             let mut stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(1))?;
             stream.set_read_timeout(Some(Duration::from_secs(3)))?;

@@ -1,4 +1,4 @@
-//! Draws the cluster in text, and picks the lines of `/metrics` that are worth a look.
+//! Draws the cluster in text.
 
 use crate::testbed::counters;
 use crate::testbed::{Node, Testbed};
@@ -38,11 +38,7 @@ pub(super) fn cluster(bed: &Testbed) -> String {
         .iter()
         .map(|line| format!("  {}", line.trim_end()))
         .collect();
-    indented.join(
-        "
-",
-    ) + "
-"
+    indented.join("\n") + "\n"
 }
 
 /// A node as lines of equal width; `chains` are the rules on a packet's way, in its order.
@@ -113,69 +109,9 @@ fn center(text: &str, width: usize) -> String {
     format!("{text:^width$}")
 }
 
-/// The metrics worth a look, and how many samples of each, greatest first.
-const HIGHLIGHTS: [(&str, usize); 6] = [
-    ("aksnet_flow_packets_total", 6),
-    ("aksnet_nat_path_seconds_count", 4),
-    ("aksnet_nat_path_seconds_sum", 4),
-    ("aksnet_drop_packets_total", 3),
-    ("aksnet_tcp_handshake_seconds_count", 2),
-    ("aksnet_program_up", 4),
-];
-
-/// Picks them from what `/metrics` says, without labels that are empty.
-pub(super) fn highlights(metrics: &str) -> Vec<String> {
-    let mut picked = Vec::new();
-    for (name, count) in HIGHLIGHTS {
-        let mut samples: Vec<(f64, String)> = metrics
-            .lines()
-            .filter(|line| {
-                line.strip_prefix(name)
-                    .is_some_and(|rest| rest.starts_with(['{', ' ']))
-            })
-            .filter_map(|line| {
-                Some((
-                    line.rsplit_once(' ')?.1.parse().ok()?,
-                    without_empty_labels(line),
-                ))
-            })
-            .collect();
-        samples.sort_by(|a, b| b.0.total_cmp(&a.0));
-        picked.extend(samples.into_iter().take(count).map(|sample| sample.1));
-    }
-    picked
-}
-
-fn without_empty_labels(line: &str) -> String {
-    let Some((name, rest)) = line.split_once('{') else {
-        return line.to_owned();
-    };
-    let Some((labels, value)) = rest.rsplit_once('}') else {
-        return line.to_owned();
-    };
-    let labels: Vec<&str> = labels
-        .split(',')
-        .filter(|label| !label.ends_with("=\"\""))
-        .collect();
-    format!("{name}{{{}}}{value}", labels.join(","))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn greatest_samples_are_picked_without_empty_labels() {
-        let metrics = "# TYPE aksnet_program_up gauge\naksnet_flow_packets_total{class=\"a\",src=\"\"} 3\n\
-                       aksnet_flow_packets_total{class=\"b\"} 20\naksnet_flow_packets_total_else 9\n";
-        assert_eq!(
-            highlights(metrics),
-            [
-                "aksnet_flow_packets_total{class=\"b\"} 20",
-                "aksnet_flow_packets_total{class=\"a\"} 3",
-            ]
-        );
-    }
 
     #[test]
     fn boxes_beside_each_other_stand_on_one_line() {

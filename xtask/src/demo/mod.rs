@@ -2,22 +2,56 @@
 
 mod agent;
 mod draw;
+mod rows;
+mod scrape;
+mod screen;
 mod shop;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use ipnet::Ipv4Net;
 
 use crate::testbed::bed::is_root;
 use crate::testbed::{Hairpin, PolicyRule, Testbed};
 use crate::{say, setup};
 use agent::Agent;
+use scrape::Scrape;
+use screen::Screen;
 use shop::Shop;
 
 /// Where the demo's agent answers, inside the node.
 const LISTEN: &str = "127.0.0.1:9435";
+
+/// How often the live rows are drawn, a second apart.
+const LOOKS: u32 = 12;
+
+/// How to read them.
+const NOTE: &str = "\
+↩ the connection's replies   = unchanged end   ✗ dropped, and why   FLOWS, PKTS of all alike that are alive
+FIRST, LATER median time on the NAT path of the packets that open a connection, and of all others";
+
+/// The policy's rule, by its comment.
+const RULE: &str = "shop/deny-batch-to-db";
+
+/// Connections that it denies.
+const ATTEMPTS: u32 = 25;
+
+/// How long the agent may take to have counted them: a sweep a second.
+const SETTLE: Duration = Duration::from_secs(4);
+
+const DROPS: &str = "aksnet_drop_packets_total";
+
+/// The metrics worth a look, and how many samples of each, greatest first.
+const HIGHLIGHTS: [(&str, usize); 5] = [
+    ("aksnet_flow_packets_total", 3),
+    ("aksnet_flow_connections_total", 2),
+    ("aksnet_nat_path_seconds_count", 2),
+    (DROPS, 1),
+    ("aksnet_program_up", 3),
+];
 
 /// What the demo can be asked.
 #[derive(Debug, Clone, Default)]
@@ -80,23 +114,25 @@ pub(crate) fn build() -> Result<PathBuf> {
 }
 
 /// The agent on this machine's own interfaces, its rows until Ctrl-C.
-fn live(binary: &std::path::Path) -> Result<()> {
+fn live(binary: &Path) -> Result<()> {
     say::heading("The agent on this machine's own interfaces (Ctrl-C ends it)");
     let directory = std::env::temp_dir().join(format!("aksnet-demo-{}", std::process::id()));
     std::fs::create_dir_all(&directory)?;
     let result = (|| {
         let agent = Agent::start(None, binary, &directory, LISTEN, &[])?;
+        say::step(&agent.watches()?);
         say::step(&format!("metrics: curl -s http://{LISTEN}/metrics"));
-        while !say::is_interrupted() {
-            agent.top(None)?;
-        }
-        Ok(())
+        println!();
+        let watched = watch(&agent, None);
+        // Interrupted or not: it ends well, or says why not.
+        agent.stop()?;
+        watched
     })();
     let _ = std::fs::remove_dir_all(&directory);
     result
 }
 
-fn emulated(binary: &std::path::Path, keep: bool) -> Result<()> {
+fn emulated(binary: &Path, keep: bool) -> Result<()> {
     let start = Instant::now();
     // Ports that send back make hairpins work on every kernel; AKS's promiscuous bridge no longer does everywhere.
     let bed = Testbed::kubenet()
@@ -118,73 +154,165 @@ fn emulated(binary: &std::path::Path, keep: bool) -> Result<()> {
 }
 
 /// Everything the demo shows on a testbed.
-fn show(bed: &Testbed, binary: &std::path::Path, keep: bool) -> Result<()> {
+fn show(bed: &Testbed, binary: &Path, keep: bool) -> Result<()> {
     let shop = Shop::open(bed)?;
     println!("\n{}", draw::cluster(bed));
-
     let node = bed.node();
-    let agent = Agent::start(
-        Some(node.netns()),
-        binary,
-        node.root(),
-        LISTEN,
-        &["--uplink", node.uplink()],
-    )?;
-    say::step("the agent runs on the node");
+    let agent = Agent::start(Some(node.netns()), binary, node.root(), LISTEN, &flags(bed))?;
+    say::step(&agent.watches()?);
 
-    say::heading("What the node does to the shop's traffic");
+    say::heading("What flows");
     println!("{}", shop.legend());
-    while_traffic_flows(|| shop.round(), || agent.top(Some(4)))?;
 
-    say::heading("A policy: batch may not reach db");
-    let policy = PolicyRule::drop("shop/deny-batch-to-db")
-        .from(shop.batch.ip())
-        .to(shop.db.ip());
-    bed.add_policy(policy)?;
-    shop.denied(10)?;
-    let dropped = node.rule_packets("shop/deny-batch-to-db")?;
-    say::step(&format!(
-        "iptables has dropped {dropped} packets; the agent says:"
-    ));
-    while_traffic_flows(
-        || shop.round().and_then(|()| shop.denied(2)),
-        || agent.top(Some(2)),
-    )?;
+    say::heading("What the node does to it: one line for each kind of traffic, live");
+    while_traffic_flows(|| shop.round(), || watch(&agent, Some(LOOKS)))?;
+    println!("{}", say::dim(NOTE));
+
+    say::heading("What NAT costs here: time from entering the node to leaving it");
+    let scrape = agent.scrape()?;
+    for line in scrape::cost(&scrape) {
+        println!("{line}");
+    }
+    if let Some(moral) = scrape::moral(&scrape) {
+        println!("\n  {moral}");
+    }
+
+    policy(bed, &shop, &agent)?;
 
     say::heading("The same for Prometheus");
-    let metrics = agent.get("/metrics")?;
-    for line in draw::highlights(&metrics) {
-        println!("  {line}");
+    let scrape = agent.scrape()?;
+    for (name, count) in HIGHLIGHTS {
+        for line in scrape.greatest(name, count) {
+            println!("  {line}");
+        }
     }
-    let samples = metrics
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .count();
-    println!("  {}", say::dim(&format!("… {samples} samples in all")));
+    let rest = format!("… {} samples in all", scrape.len());
+    println!("  {}", say::dim(&rest));
 
+    where_to_look(bed, &agent, binary, keep);
+    if keep {
+        println!();
+        while_traffic_flows(|| shop.round(), || watch(&agent, None))?;
+    }
+    agent.stop()
+}
+
+/// What an operator tells the agent about the cluster: what no route or address of the node shows.
+fn flags(bed: &Testbed) -> Vec<String> {
+    let plan = bed.plan();
+    let hosts = Ipv4Net::new_assert(plan.nodes[0].address.v4, 24).trunc();
+    [
+        ("--uplink", bed.node().uplink().to_owned()),
+        ("--pod-cidr", plan.pods.v4.to_string()),
+        ("--service-cidr", plan.services.v4.to_string()),
+        ("--node-cidr", hosts.to_string()),
+        ("--vnet-cidr", plan.vnet.v4.to_string()),
+    ]
+    .into_iter()
+    .flat_map(|(flag, value)| [flag.to_owned(), value])
+    .collect()
+}
+
+/// Shows the agent's rows, a look a second: so many, or until Ctrl-C.
+fn watch(agent: &Agent, looks: Option<u32>) -> Result<()> {
+    let mut screen = Screen::new();
+    let mut widths = rows::NO_WIDTHS;
+    let mut look = 0;
+    while looks.is_none_or(|looks| look < looks) && !say::is_interrupted() {
+        let mut lines = rows::table(&agent.rows()?, &mut widths);
+        if lines.len() == 1 {
+            lines.push(say::dim("(no packet yet)"));
+        }
+        screen.show(lines)?;
+        look += 1;
+    }
+    screen.finish();
+    Ok(())
+}
+
+/// A rule as a policy engine writes it drops what one pod sends to another: what iptables counts, and what the
+/// agent says.
+fn policy(bed: &Testbed, shop: &Shop, agent: &Agent) -> Result<()> {
+    say::heading("A policy: batch may not reach db");
+    if is(
+        agent
+            .scrape()?
+            .sum("aksnet_program_up", &[("program", "drop")]),
+        0,
+    ) {
+        say::step(
+            "the kernel has refused the drop program (see above), so there is nothing to show",
+        );
+        return Ok(());
+    }
+    let dropped = |scrape: &Scrape| scrape.sum(DROPS, &[("reason", "netfilter_drop")]);
+    let rule = PolicyRule::drop(RULE)
+        .from(shop.batch.ip())
+        .to(shop.db.ip());
+    let before = dropped(&agent.scrape()?);
+    bed.add_policy(rule)?;
+    shop.denied(ATTEMPTS)?;
+    let deadline = Instant::now() + SETTLE;
+    let (counted, seen) = loop {
+        let counted = bed.node().rule_packets(RULE)?;
+        let seen = dropped(&agent.scrape()?) - before;
+        if is(seen, counted) || Instant::now() > deadline {
+            break (counted, seen);
+        }
+        say::check()?;
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    let mut rows = agent.rows()?;
+    rows.retain(|row| row.drops > 0);
+    let mut widths = rows::NO_WIDTHS;
+    for line in rows::table(&rows, &mut widths) {
+        println!("{line}");
+    }
+    println!(
+        "\n  {:<58} {counted:>4} packets",
+        format!("iptables' own counter of the rule {RULE}")
+    );
+    println!(
+        "  {:<58} {seen:>4} packets",
+        format!("{DROPS}{{reason=\"netfilter_drop\"}}")
+    );
+    ensure!(
+        is(seen, counted),
+        "the agent's count of dropped packets is not iptables'"
+    );
+    println!(
+        "  Equal. The rule names the pod {}, as iptables sees it; the agent also tells that {} was dialled.",
+        shop.db.ip(),
+        shop.db_service.address()
+    );
+    Ok(())
+}
+
+/// Whether a sample has this count.
+fn is(sample: f64, count: u64) -> bool {
+    u32::try_from(count).is_ok_and(|count| (sample - f64::from(count)).abs() < 0.5)
+}
+
+/// The addresses at which the agent answers.
+fn where_to_look(bed: &Testbed, agent: &Agent, binary: &Path, keep: bool) {
     say::heading("Where to scrape");
     println!(
         "  ip netns exec {} curl -s http://{LISTEN}/metrics",
-        node.netns().name()
+        bed.node().netns().name()
     );
     println!(
-        "  {} top --socket {}",
+        "  {} top --raw --socket {}",
         binary.display(),
         agent.socket().display()
     );
     if keep {
-        say::step("it goes on, with traffic, until Ctrl-C");
-        while !say::is_interrupted() {
-            shop.round()?;
-            pause(Duration::from_millis(200));
-        }
+        say::step("traffic goes on, and the agent answers there, until Ctrl-C");
     } else {
         println!(
             "  {}",
-            say::dim("(cargo xtask demo --keep leaves it running for that)")
+            say::dim("(`cargo xtask demo --keep` leaves it running for that)")
         );
     }
-    agent.stop()
 }
 
 /// Makes rounds of traffic for as long as `watch` takes.

@@ -1,13 +1,24 @@
 //! The demo's *shop*: pods with workload names, services between them, and rounds of traffic of every kind that a
 //! node translates.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::testbed::traffic::{Ping, Tcp, TcpServer, Udp, UdpServer, connect};
 use crate::testbed::{Pod, Service, Testbed};
+
+/// Kinds of exchanges.
+const KINDS: usize = 9;
+
+/// Connections of each kind in a round.
+const CONNECTIONS: u32 = 2;
+
+/// The port at which every node takes connections for the storefront.
+const NODE_PORT: u16 = 30_080;
 
 /// Servers, services and addresses of the shop.
 pub(super) struct Shop<'a> {
@@ -22,6 +33,8 @@ pub(super) struct Shop<'a> {
     web_service: Service,
     dns_service: Service,
     balanced: Service,
+    pub(super) db_service: Service,
+    rounds: AtomicUsize,
     /// Servers that are reached through services only: they run for as long as the shop is open.
     _behind_services: (TcpServer, UdpServer),
 }
@@ -48,8 +61,10 @@ impl<'a> Shop<'a> {
                 .udp()
                 .endpoints([dns.address()]),
         )?;
+        let db_service = bed
+            .add_service(Service::cluster_ip("shop", "db", 5432).endpoints([database.address()]))?;
         let balanced = bed.add_service(
-            Service::load_balancer("shop", "storefront", 80, 30_080, bed.frontend_ip())
+            Service::load_balancer("shop", "storefront", 80, NODE_PORT, bed.frontend_ip())
                 .endpoints([near.address()]),
         )?;
         Ok(Self {
@@ -64,6 +79,8 @@ impl<'a> Shop<'a> {
             web_service,
             dns_service,
             balanced,
+            db_service,
+            rounds: AtomicUsize::new(0),
             _behind_services: (near, dns),
         })
     }
@@ -108,7 +125,7 @@ impl<'a> Shop<'a> {
             ),
             (
                 "internet → node port",
-                format!("{}:30080", self.bed.node().ip()),
+                format!("{}:{NODE_PORT}", self.bed.node().ip()),
                 "the same by the node's port",
             ),
             (
@@ -121,45 +138,52 @@ impl<'a> Shop<'a> {
             .join("\n")
     }
 
-    /// One round of each kind.
+    /// One round of each kind. Every round begins with another one: the first after a pause finds the caches cold,
+    /// and no kind shall look slower than it is.
     pub(super) fn round(&self) -> Result<()> {
-        let client = self.frontend.netns();
-        Tcp::to(self.database.address()).bytes(4_000).run(client)?;
-        Tcp::to(self.far.address()).bytes(2_000).run(client)?;
-        Tcp::to(self.web_service.address())
-            .connections(4)
-            .bytes(1_500)
-            .run(client)?;
-        Udp::to(self.dns_service.address())
-            .datagrams(5)
-            .size(64)
-            .run(client)?;
-        // The service picks an endpoint at random: half of these are hairpins.
-        Tcp::to(self.web_service.address())
-            .connections(2)
-            .bytes(500)
-            .run(self.web.netns())?;
-        Tcp::to(self.internet.address())
-            .bytes(20_000)
-            .run(self.batch.netns())?;
-        Tcp::to(self.balanced.frontend())
-            .bytes(3_000)
-            .run(self.bed.outside())?;
-        Tcp::to((self.bed.node().ip(), 30_080))
-            .bytes(800)
-            .run(self.bed.outside())?;
-        Ping::to(self.bed.outside_ip())
-            .count(2)
-            .run(self.batch.netns())?;
-        Ok(())
+        let number = self.rounds.fetch_add(1, Ordering::Relaxed);
+        (0..KINDS).try_for_each(|step| self.exchange((number + step) % KINDS))
     }
 
-    /// So many attempts of batch to reach db, after a policy denies it.
+    /// One exchange of a kind: the same number of connections for each.
+    fn exchange(&self, kind: usize) -> Result<()> {
+        let (client, batch, outside) = (
+            self.frontend.netns(),
+            self.batch.netns(),
+            self.bed.outside(),
+        );
+        let tcp = |to: SocketAddr, bytes| Tcp::to(to).connections(CONNECTIONS).bytes(bytes);
+        match kind {
+            0 => tcp(self.database.address(), 4_000).run(client).map(drop),
+            1 => tcp(self.web_service.address(), 1_500).run(client).map(drop),
+            2 => tcp(self.internet.address(), 20_000).run(batch).map(drop),
+            3 => tcp(self.balanced.frontend(), 3_000).run(outside).map(drop),
+            4 => tcp(self.far.address(), 2_000).run(client).map(drop),
+            // The service picks an endpoint at random: half of these are hairpins.
+            5 => tcp(self.web_service.address(), 500)
+                .run(self.web.netns())
+                .map(drop),
+            6 => {
+                let port = (self.bed.node().ip(), NODE_PORT);
+                tcp(port.into(), 800).run(outside).map(drop)
+            }
+            7 => {
+                let dns = Udp::to(self.dns_service.address());
+                dns.datagrams(5).size(64).run(client).map(drop)
+            }
+            _ => {
+                let ping = Ping::to(self.bed.outside_ip());
+                ping.count(2).run(batch).map(drop)
+            }
+        }
+    }
+
+    /// So many attempts of batch to reach db by its service, after a policy denies it.
     pub(super) fn denied(&self, attempts: u32) -> Result<()> {
         for _ in 0..attempts {
             connect(
                 self.batch.netns(),
-                self.database.address(),
+                self.db_service.address(),
                 Duration::from_millis(20),
             )?;
         }

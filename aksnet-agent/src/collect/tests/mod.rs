@@ -327,6 +327,36 @@ fn a_syn_that_was_dropped_here_is_a_drop_and_not_unanswered() {
 }
 
 #[test]
+fn a_drop_waits_until_its_flow_is_judged() {
+    let mut node = Node::new();
+    let dialled = key(TCP, POD_IF, tuple(POD, 40_000, SERVICE, 80));
+    let translated = tuple(POD, 40_000, POD2, 8080);
+    node.packet(dialled, translated, 0, SYN, STAGE_FIRST);
+    let cell = node.source.find(&dialled).expect("live");
+    // The headers at the drop are those after DNAT.
+    let drop = DropKey {
+        key: key(TCP, POD_IF, translated),
+        iif: POD_IF,
+        ..DropKey::default()
+    };
+    let stats = DropStats {
+        skbs: 1,
+        bytes: 60,
+        last_ns: node.ns,
+        cell: u64::from(cell) + 1,
+        ..DropStats::default()
+    };
+    node.source.drop(drop, &stats);
+    let dropped = |node: &Node| node.value("aksnet_drop_packets_total", &[("direction", "egress")]);
+    node.after(5).sweep();
+    assert!(near(dropped(&node), 0.0));
+    node.after(1_000).sweep();
+    assert!(near(dropped(&node), 1.0));
+    assert_eq!(node.collector.drops(cell).0, 1, "it is the flow's own");
+    assert_eq!(node.collector.orphan_drops().count(), 0);
+}
+
+#[test]
 fn a_udp_reply_opens_no_connection_even_when_its_cell_comes_first() {
     // Many ports, so that either flow's cell comes first in the table.
     for port in 50_000..50_032 {
