@@ -73,7 +73,7 @@ fn a_damaged_packet_is_counted_and_logged_only_if_asked() -> Result<()> {
 }
 
 #[test]
-fn run_times_are_accounted_only_if_asked() -> Result<()> {
+fn run_times_are_accounted_when_asked_for() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     let bed = Testbed::kind().build()?;
     let (client, web) = (bed.pod(0), bed.pod(1));
