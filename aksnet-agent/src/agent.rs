@@ -250,10 +250,11 @@ fn bpf_stats(config: &Config) -> Option<std::os::fd::OwnedFd> {
 }
 
 /// A second witness for the list of interfaces, read by other means (`getifaddrs`): a link that the dump
-/// lacks would silently not be watched.
+/// lacks would silently not be watched. Indexes only grow: one beyond the dump's is newer, and will be heard of.
 fn cross_check(snapshot: &Snapshot) {
+    let newest = snapshot.links.iter().map(|l| l.index).max().unwrap_or(0);
     for interface in pnet::datalink::interfaces() {
-        if snapshot.link(interface.index).is_none() {
+        if interface.index <= newest && snapshot.link(interface.index).is_none() {
             let (name, index) = (&interface.name, interface.index);
             tracing::warn!("netlink does not list interface {name} ({index}); it is not watched");
         }
