@@ -52,6 +52,7 @@ pub fn load(config: &Config, node: &Node, _board: &Arc<Board>) -> Result<Parts, 
         plan: node.plan.clone(),
         report: SweepReport::default(),
     })));
+    bpf::loader::give_back_memory();
     let text = metrics.clone();
     Ok(Parts {
         datapath: Box::new(Reported {

@@ -167,6 +167,16 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
     })
 }
 
+/// Gives memory back that reading the kernel's types and names took for a moment: several megabytes, which the
+/// allocator would keep for the rest of the agent's life.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer, and may be called at any time from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// A seed that nobody outside can guess.
 #[must_use]
 pub fn random_seed() -> u64 {

@@ -27,6 +27,8 @@ pub(super) const PENDING: u16 = 1 << 5;
 pub(super) const REOPENED: u16 = 1 << 6;
 /// The flow has another cell that was there first.
 pub(super) const TWIN: u16 = 1 << 7;
+/// A flow that spilled, so that its times are not known, has answered the latest SYN.
+pub(super) const HEARD: u16 = 1 << 10;
 /// Two bits: the connection's [`aksnet_common::passage::NatKind`].
 pub(super) const NAT_SHIFT: u16 = 8;
 

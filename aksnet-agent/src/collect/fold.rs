@@ -6,7 +6,7 @@ use aksnet_common::{
 };
 
 use super::{
-    delta::{PENDING, REOPENED, REPLY, TWIN},
+    delta::{HEARD, PENDING, REOPENED, REPLY, TWIN},
     sweep::{Collector, Last, Sweep},
 };
 use crate::metrics::FlowCounts;
@@ -56,6 +56,7 @@ impl Collector {
         self.accounted.connections += connections;
         if delta.new_syn && tcp && !seen.has(REPLY) && !seen.has(PENDING) {
             seen.set(PENDING, true);
+            seen.set(HEARD, false);
             self.pending.push(cell);
         }
         if let Some(cold) = cold {

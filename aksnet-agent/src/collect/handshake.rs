@@ -2,12 +2,13 @@
 //!
 //! A handshake is measured once, at the flow that sent the SYN, when both of a connection's flows have been
 //! read, in whichever order. Without a SYN-ACK it is *refused* when the other side answered with RST, and
-//! *unanswered* when nothing came back in time and nothing here dropped the SYN.
+//! *unanswered* when nothing came back in time and nothing here dropped the SYN. Answers that spilled have no
+//! times: such a handshake is neither measured nor called unanswered.
 
-use aksnet_common::packet::RST;
+use aksnet_common::packet::{ACK, RST};
 
 use super::{
-    delta::{KNOWN, PENDING, REPLY},
+    delta::{HEARD, KNOWN, PENDING, REPLY},
     source::Source,
     sweep::{Collector, Sweep, milliseconds},
 };
@@ -59,18 +60,21 @@ impl Collector {
             seen.syn_ns
                 .saturating_sub(self.started_ns.unwrap_or_default()),
         );
-        let mut heard = false;
+        let mut heard = seen.has(HEARD);
         if let Some(partner) = self.partner(cell) {
             let answer = &self.seen[partner as usize];
             if answer.syn_ns >= seen.syn_ns {
                 return Fate::Answered(answer.syn_ns - seen.syn_ns);
             }
             // The clock wraps: the difference tells which came first.
-            heard = answer.changed.wrapping_sub(syn_ms) < u32::MAX / 2;
+            heard |= answer.changed.wrapping_sub(syn_ms) < u32::MAX / 2;
             // An answer that once held a SYN-ACK belongs, with its RST, to an earlier connection.
             if heard && answer.syn_ns == 0 && answer.tcp & RST != 0 {
                 return Fate::Failed(Outcome::Refused);
             }
+        } else {
+            // The answers have no cell, perhaps as the table is full; but who acknowledges has heard something.
+            heard |= seen.tcp & ACK != 0;
         }
         let waited = sweep.now.monotonic_ns.saturating_sub(seen.syn_ns);
         if waited < u64::from(self.config.unanswered_ms) * 1_000_000 {

@@ -12,6 +12,7 @@ use aksnet_common::{
 
 use super::{
     cause::{Direction, cause_to},
+    delta::HEARD,
     join::{self, Side},
     judge::{Half, facts, labels, party},
     source::Source,
@@ -87,7 +88,7 @@ impl Collector {
 
     /// A spilled flow has no translation of its own, but perhaps a partner that has.
     fn judge_spilled<S: Source>(
-        &self,
+        &mut self,
         source: &S,
         sweep: &mut Sweep,
         key: &FlowKey,
@@ -102,6 +103,7 @@ impl Collector {
         }
         let half = Half::new(hot, &ColdCell::default());
         if let Some(partner) = self.mirror(source, &half, u32::MAX) {
+            self.seen[partner as usize].set(HEARD, true);
             let (labels, _) = self.labels(source, sweep, partner);
             let labels = FlowLabels {
                 src: labels.dst,

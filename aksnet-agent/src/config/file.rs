@@ -19,10 +19,18 @@ pub fn read(name: &str, text: &str) -> Result<Vec<Given>, ConfigError> {
         file: name.to_owned(),
         line: line_of(text, span.start),
     };
-    let table = DeTable::parse(text).map_err(|e| ConfigError {
-        place: place(e.span().unwrap_or(0..0)),
-        key: None,
-        message: e.message().replace('\n', ", "),
+    let table = DeTable::parse(text).map_err(|e| {
+        let span = e.span().unwrap_or(0..0);
+        let line = text.lines().nth(line_of(text, span.start) - 1);
+        ConfigError {
+            key: None,
+            message: format!(
+                "{} in '{}'",
+                e.message().replace('\n', ", "),
+                line.unwrap_or_default().trim()
+            ),
+            place: place(span),
+        }
     })?;
     let mut given = Vec::new();
     for (key, value) in table.get_ref() {

@@ -2,7 +2,7 @@
 //! variables (`AKSNET_POD_CIDR`), their help, the effective config that is printed and logged: all are made
 //! from it, so that they cannot drift apart.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use super::{Attach, BpfLog, Config, LogFormat, duration, value};
 use crate::node::pattern::Pattern;
@@ -119,7 +119,7 @@ pub static SETTINGS: &[Setting] = &[
         One,
         OUTPUTS,
         "The local socket from which `aksnet-agent top` reads",
-        |v| PathBuf::from(&v[0]),
+        |v| value::socket(&v[0])?,
         |c| vec![c.socket.display().to_string()]
     ),
     setting!(

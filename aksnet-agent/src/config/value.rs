@@ -1,7 +1,7 @@
 //! How single values are read: each reader's error says what is wrong with the value and what would be
 //! right. Which setting it was, and where it stands, is added by the caller.
 
-use std::{net::SocketAddr, str::FromStr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use ipnet::IpNet;
 
@@ -26,6 +26,16 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     SocketAddr::from_str(text).map_err(|_| {
         format!("'{text}' is not ADDRESS:PORT; write for example 127.0.0.1:9435 or [::]:9435")
     })
+}
+
+pub(super) fn socket(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if text.ends_with('/') || path.file_name().is_none() {
+        return Err(format!(
+            "'{text}' is no file's path; write for example /run/aksnet/agent.sock"
+        ));
+    }
+    Ok(path)
 }
 
 pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
@@ -136,15 +146,29 @@ pub(super) fn choice<T>(
 }
 
 pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    let wrong = |why: &str| {
+        format!(
+            "'{text}' is neither a level (off, error, warn, info, debug, trace) nor a list of \
+             target=level: {why}"
+        )
+    };
+    // A word alone would be taken for a target, and silence everything else.
+    let level = |part: &str| {
+        !part.is_empty()
+            && part
+                .parse::<tracing_subscriber::filter::LevelFilter>()
+                .is_ok()
+    };
+    if let Some(word) = text
+        .split(',')
+        .find(|part| !part.contains('=') && !level(part))
+    {
+        return Err(wrong(&format!("'{word}' is no level")));
+    }
     tracing_subscriber::EnvFilter::builder()
         .parse(text)
         .map(|_| text.to_owned())
-        .map_err(|e| {
-            format!(
-                "'{text}' is neither a level (off, error, warn, info, debug, trace) nor a list of \
-                 target=level: {e}"
-            )
-        })
+        .map_err(|e| wrong(&e.to_string()))
 }
 
 #[cfg(test)]
@@ -215,9 +239,20 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_has_a_name() {
+        assert!(socket("/run/aksnet/agent.sock").is_ok());
+        for nowhere in ["", "/", "/run/aksnet/", ".."] {
+            assert!(socket(nowhere).is_err(), "{nowhere:?}");
+        }
+    }
+
+    #[test]
     fn log_filters_are_checked_before_they_are_used() {
         assert!(log_filter("info").is_ok());
         assert!(log_filter("warn,aksnet_agent=debug").is_ok());
         assert!(log_filter("a=b=c").is_err());
+        for misspelt in ["loud", "Infos", "warn,aksnet_agent", ""] {
+            assert!(log_filter(misspelt).is_err(), "{misspelt:?}");
+        }
     }
 }

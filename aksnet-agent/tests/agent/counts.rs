@@ -221,12 +221,18 @@ fn equal(builder: Builder, flags: &[&str]) -> Result<()> {
         .chain(flags.iter().map(|f| (*f).to_owned()))
         .collect();
     let agent = Agent::start(&bed, &home, &flags)?;
+    let ready = Truth::now(&bed)?;
     let mut expected = Expected::new();
     for mix in &mixes {
         expected.append(&mut mix.run()?);
     }
+    bed.settle()?;
+    let retransmits = Truth::now(&bed)?.since(ready).retransmits;
     let scrape = agent.settled()?;
-    let truth = Truth::now(&bed)?.since(before);
+    let truth = Truth {
+        retransmits,
+        ..Truth::now(&bed)?.since(before)
+    };
     let dropped = bed.node().rule_packets("no-batch")? - dropped_before;
 
     assert_eq!(dropped, DROPPED * mixes.len() as u64);

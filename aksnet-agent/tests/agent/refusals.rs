@@ -95,7 +95,7 @@ fn bad_flags_variables_and_files_are_named_with_their_place() -> Result<()> {
         (&["--flow-cells", "many"], &["--flow-cells", "many"]),
         (
             &["--attach", "xdp"],
-            &["--attach", "xdp", "auto, tcx or clsact"],
+            &["--attach", "xdp", "none of auto, tcx, clsact"],
         ),
         (&["--interval", "soon"], &["--interval", "soon", "1s"]),
         (&["--log", "loud"], &["--log", "loud"]),

@@ -19,7 +19,7 @@ pub struct Truth {
     pub redirects: u64,
     /// What was delivered to the node itself.
     pub delivered: u64,
-    /// TCP segments that any host sent again.
+    /// TCP segments that any host sent again. The node's own loopback is among it: scrapes have to wait.
     pub retransmits: u64,
 }
 

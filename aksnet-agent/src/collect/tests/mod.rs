@@ -264,6 +264,38 @@ fn a_syn_that_left_and_heard_nothing_is_unanswered() {
 }
 
 #[test]
+fn answers_that_spilled_are_neither_unanswered_nor_measured() {
+    for answer in [SYN | ACK, RST | ACK] {
+        // One bucket, full: what comes then has no cell.
+        let mut node = Node::with(FakeSource::new(1, 16));
+        let (out, out_after, back, back_after) = egress(40_000);
+        node.packet(out, out_after, UPLINK, SYN, STAGE_FIRST);
+        for port in 1..8 {
+            let t = tuple(POD, port, OUTSIDE, 53);
+            node.packet(key(UDP, POD_IF, t), t, UPLINK, 0, STAGE_FIRST);
+        }
+        node.after(20).sweep();
+        node.packet(back, back_after, POD_IF, answer, STAGE_ESTABLISHED);
+        assert!(node.source.find(&back).is_none(), "it spilled");
+        node.after(20).sweep();
+        node.after(20_000).sweep();
+        assert_eq!(node.tcp(), (0, 0, 0, 0));
+    }
+}
+
+#[test]
+fn who_acknowledges_was_answered_even_if_nothing_was_seen_of_it() {
+    let mut node = Node::new();
+    let (out, out_after, ..) = egress(40_000);
+    for flags in [SYN, ACK] {
+        node.packet(out, out_after, UPLINK, flags, STAGE_FIRST);
+    }
+    node.after(20).sweep();
+    node.after(20_000).sweep();
+    assert_eq!(node.tcp(), (0, 0, 0, 0));
+}
+
+#[test]
 fn a_syn_that_was_dropped_here_is_a_drop_and_not_unanswered() {
     let mut node = Node::new();
     let (out, ..) = egress(40_000);
