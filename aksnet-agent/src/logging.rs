@@ -5,13 +5,13 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, LogFormat};
+use crate::config::{BpfLog, Config, LogFormat};
 
 /// Starts logging as the config says. A second call changes nothing.
 pub fn init(config: &Config) {
     // The filter was checked when the config was read; should it still be refused, log by default.
     let filter = EnvFilter::builder()
-        .parse(directives(&config.log))
+        .parse(directives(&config.log, config.bpf_log))
         .unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -26,12 +26,24 @@ pub fn init(config: &Config) {
     };
 }
 
-/// The netlink crates log every message that they do not fully know, which newer kernels always send.
-fn directives(log: &str) -> String {
-    if log.contains("netlink") {
-        return log.to_owned();
+/// The modules of the BPF crate, as they stand before what they log. Not the agent's own: those are `aksnet_agent::`.
+const DATAPATH: &str = "aksnet::";
+
+/// The netlink crates log every message that they do not fully know, which newer kernels always send; aya logs each
+/// relocation. What the datapath was told to say is let through whatever the agent's own level.
+fn directives(log: &str, bpf_log: BpfLog) -> String {
+    let mut all = log.to_owned();
+    if !log.contains("netlink") {
+        all.push_str(",netlink_proto=error,netlink_packet_route=error,netlink_packet_core=error");
     }
-    format!("{log},netlink_proto=error,netlink_packet_route=error,netlink_packet_core=error")
+    // aya_obj, too: a directive holds for all targets that begin so.
+    if !log.contains("aya") {
+        all.push_str(",aya=warn");
+    }
+    if bpf_log != BpfLog::Off && log != "off" && !log.contains(DATAPATH) {
+        all = format!("{all},{DATAPATH}={}", bpf_log.name());
+    }
+    all
 }
 
 #[cfg(test)]
@@ -46,7 +58,12 @@ mod tests {
             "warn,aksnet_agent=debug",
             "netlink_proto=trace",
         ] {
-            EnvFilter::builder().parse(directives(log)).unwrap();
+            for bpf_log in [BpfLog::Off, BpfLog::Error, BpfLog::Debug] {
+                let all = directives(log, bpf_log);
+                let filter = EnvFilter::builder().parse(&all).unwrap();
+                let says = filter.to_string().contains("aksnet::=");
+                assert_eq!(says, bpf_log != BpfLog::Off && log != "off", "{filter}");
+            }
         }
     }
 }

@@ -119,9 +119,10 @@ impl<'a> Mix<'a> {
         // With Azure CNI's node subnet nothing but Kubernetes tells a pod of another node from any other
         // address of the virtual network.
         let hidden = bed.plan().flavour == Flavour::AzureNodeSubnet;
-        let (to_far, from_far) = match hidden {
-            true => ("pod_to_external", "external_to_pod"),
-            false => ("pod_to_pod", "pod_to_pod"),
+        let (to_far, from_far) = if hidden {
+            ("pod_to_external", "external_to_pod")
+        } else {
+            ("pod_to_pod", "pod_to_pod")
         };
         let tcp: [(&Netns, SocketAddr, u32, &str, &str); 16] = [
             (pod, server(NEAR), 3, "pod_to_pod", "none"),

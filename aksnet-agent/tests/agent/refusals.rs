@@ -70,7 +70,7 @@ fn run(bed: &Testbed, home: &Home, args: &[&str]) -> Command {
 }
 
 #[test]
-fn bad_flags_variables_and_files_are_named_with_their_place() -> Result<()> {
+fn bad_flags_and_variables_are_named() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     let bed = Testbed::kind().pods(1).build()?;
     let home = Home::new()?;
@@ -142,7 +142,14 @@ fn bad_flags_variables_and_files_are_named_with_their_place() -> Result<()> {
             words,
         )?;
     }
+    Ok(())
+}
 
+#[test]
+fn bad_config_files_are_named_with_the_line() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::kind().pods(1).build()?;
+    let home = Home::new()?;
     let config = home.path().join("agent.toml");
     let path = config.to_str().context("text")?;
     let files: &[(&str, &[&str])] = &[
