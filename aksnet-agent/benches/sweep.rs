@@ -29,6 +29,10 @@ use aksnet_common::{
     passage::Tuple,
     stats::Role,
 };
+use xtask::bench::{
+    figure::{Figure, Table},
+    row,
+};
 
 const CELLS: usize = 65_536;
 const SWEEPS: usize = 60;
@@ -144,8 +148,15 @@ impl Bench {
             took[SWEEPS / 2].as_secs_f64() * 1e3,
             took[SWEEPS - 1].as_secs_f64() * 1e3,
         );
+        if what == EVERY_CELL {
+            let ms = took.iter().map(|t| t.as_secs_f64() * 1e3).collect();
+            Figure::range(Table::Agent, row::SWEEP, "-", ms).print();
+        }
     }
 }
+
+/// What the target speaks of.
+const EVERY_CELL: &str = "every cell changed";
 
 fn plan(n: u8) -> Plan {
     let range = |s: &str| s.parse().expect("a range");
@@ -184,7 +195,7 @@ fn main() {
     );
     bench.sweep();
     bench.report("nothing changed", |_| {});
-    bench.report("every cell changed", |source| source.touch_all(100));
+    bench.report(EVERY_CELL, |source| source.touch_all(100));
     bench.report("every cell changed, with a timed packet", |source| {
         source.touch_all_timed(100);
     });

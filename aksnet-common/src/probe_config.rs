@@ -37,7 +37,7 @@ impl Default for Settings {
             hash_seed: 0,
             bucket_mask: 16_383,
             sample_mask: 63,
-            first_packets: 4,
+            first_packets: 2,
             netns: 0,
             netfilter_drop: 0,
             padding: 0,

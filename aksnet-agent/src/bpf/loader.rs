@@ -73,7 +73,7 @@ impl Default for LoadOptions {
             spill_entries: 8_192,
             drop_entries: 8_192,
             sample: 64,
-            first_packets: 4,
+            first_packets: 2,
             attach: Attach::Auto,
             log_level: 0,
             hash_seed: None,

@@ -103,7 +103,7 @@ impl Default for Config {
             flow_cells: 65_536,
             spill_entries: 16_384,
             sample: 64,
-            first_packets: 4,
+            first_packets: 2,
             interval: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(30),
             series_limit: metrics.series_limit,

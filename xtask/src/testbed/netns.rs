@@ -45,6 +45,7 @@ impl Netns {
         record.add_namespace(&name)?;
         fs::create_dir_all(NETNS)
             .with_context(|| format!("cannot make {NETNS} (root is needed)"))?;
+        share_directory()?;
         File::create_new(&path).with_context(|| format!("cannot make {}", path.display()))?;
         // A thread of its own, as it becomes a member of the new namespace for the rest of its life.
         std::thread::scope(|scope| {
@@ -294,6 +295,32 @@ impl Drop for Netns {
         remove(&self.name);
         let _ = self.record.forget_namespace(&self.name);
     }
+}
+
+/// Makes the directory a shared mount of its own, as the first `ip netns` on a machine does. Done by that one while
+/// namespaces are bound here, it would cover them, and they could not be unbound any more.
+fn share_directory() -> Result<()> {
+    let share = || {
+        mount(
+            None::<&str>,
+            NETNS,
+            None::<&str>,
+            MsFlags::MS_SHARED | MsFlags::MS_REC,
+            None::<&str>,
+        )
+    };
+    if share().is_err() {
+        mount(
+            Some(NETNS),
+            NETNS,
+            None::<&str>,
+            MsFlags::MS_BIND | MsFlags::MS_REC,
+            None::<&str>,
+        )
+        .and_then(|()| share())
+        .with_context(|| format!("cannot make {NETNS} a shared mount"))?;
+    }
+    Ok(())
 }
 
 /// Unbinds a named namespace. The kernel frees it when no socket, thread or process is left in it. False when there
