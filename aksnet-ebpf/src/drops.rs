@@ -235,7 +235,7 @@ fn addressed_elsewhere(skb: u64, device: u64) -> Option<bool> {
 
 #[inline(never)]
 fn record(key: &DropKey, one: &DropStats) -> u32 {
-    let odd = maps::odd_epoch();
+    let odd = maps::epoch() & 1 != 0;
     for _ in 0..2 {
         let entry = if odd {
             maps::DROPS_1.get_ptr_mut(key)

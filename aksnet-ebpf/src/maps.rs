@@ -43,6 +43,11 @@ pub static SPILL_0: HashMap<FlowKey, SpillStats> = HashMap::with_max_entries(819
 #[map]
 pub static SPILL_1: HashMap<FlowKey, SpillStats> = HashMap::with_max_entries(8192, 0);
 
+/// The epoch whose spill map was found full, plus one (one value). Written by ENTER: asking a full hash map for
+/// room costs ten times what finding out here does, for each packet.
+#[map]
+pub static SPILL_FULL: Array<u32> = Array::with_max_entries(1, 0);
+
 /// [`Role`] → counts of packets whose flow found neither a cell nor a spill entry. Totals; only grows.
 #[map]
 pub static OVERFLOW: PerCpuArray<SpillStats> = PerCpuArray::with_max_entries(Role::COUNT, 0);
@@ -98,12 +103,31 @@ pub fn count_tc(event: Event) {
     }
 }
 
-/// Whether the programs write the odd maps.
+/// The epoch, as the agent last set it; its lowest bit says which of two maps the programs write.
 #[inline(always)]
-pub fn odd_epoch() -> bool {
+pub fn epoch() -> u32 {
     match EPOCH.get_ptr(0) {
         // SAFETY: a live map value.
-        Some(epoch) => unsafe { core::ptr::read_volatile(epoch) & 1 != 0 },
+        Some(epoch) => unsafe { core::ptr::read_volatile(epoch) },
+        None => 0,
+    }
+}
+
+/// Whether this epoch's spill map was found full.
+#[inline(always)]
+pub fn spill_is_full(epoch: u32) -> bool {
+    match SPILL_FULL.get_ptr(0) {
+        // SAFETY: a live map value.
+        Some(full) => unsafe { core::ptr::read_volatile(full) == epoch.wrapping_add(1) },
         None => false,
+    }
+}
+
+/// Notes that this epoch's spill map is full.
+#[inline(always)]
+pub fn spill_found_full(epoch: u32) {
+    if let Some(full) = SPILL_FULL.get_ptr_mut(0) {
+        // SAFETY: a live map value; whoever writes writes the same.
+        unsafe { core::ptr::write_volatile(full, epoch.wrapping_add(1)) }
     }
 }

@@ -40,7 +40,8 @@ fn log_overflow(skb: *mut __sk_buff) -> u32 {
 /// 0: has a spill entry; 1: overflowed.
 #[inline(never)]
 fn record(key: &FlowKey, one: &SpillStats, role: u32) -> u32 {
-    let odd = maps::odd_epoch();
+    let epoch = maps::epoch();
+    let odd = epoch & 1 != 0;
     for _ in 0..2 {
         let entry = if odd {
             maps::SPILL_1.get_ptr_mut(key)
@@ -53,6 +54,9 @@ fn record(key: &FlowKey, one: &SpillStats, role: u32) -> u32 {
             unsafe { add(entry, one) }
             maps::count(Event::Spilled);
             return 0;
+        }
+        if maps::spill_is_full(epoch) {
+            break;
         }
         let mut first = *one;
         if key.protocol != TCP {
@@ -70,7 +74,12 @@ fn record(key: &FlowKey, one: &SpillStats, role: u32) -> u32 {
                 return 0;
             }
             Err(EEXIST) => {}
-            Err(_) => break,
+            Err(error) => {
+                if error == E2BIG {
+                    maps::spill_found_full(epoch);
+                }
+                break;
+            }
         }
     }
     if let Some(total) = maps::OVERFLOW.get_ptr_mut(role) {
@@ -82,6 +91,8 @@ fn record(key: &FlowKey, one: &SpillStats, role: u32) -> u32 {
 }
 
 const EEXIST: i32 = -17;
+/// No room in the map (kernel/bpf/hashtab.c, `alloc_htab_elem`).
+const E2BIG: i32 = -7;
 
 /// # Safety
 /// `to` is a live map value.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::testbed::bed::is_root;
+use crate::testbed::traffic::FrameSocket;
 use crate::{say, setup};
 
 // What is measured, and under which name.
@@ -130,14 +131,16 @@ impl Results {
     }
 }
 
-/// The agent's memory with nothing to do but look: on a loopback of its own.
+/// The agent's memory when its flow table is as full as 65,536 flows make it: a datagram of each arrives on its
+/// uplink, in a namespace of its own.
 fn resident_memory(agent: &Path) -> Result<Figure> {
     let record = std::sync::Arc::new(crate::testbed::record::Record::create()?);
     let netns = crate::testbed::Netns::create(&record, "resident")?;
     let socket = record.make_directory("resident")?.join("agent.sock");
     netns.ip([
-        "link add eth0 type dummy",
+        "link add eth0 type veth peer name wire",
         "link set eth0 up",
+        "link set wire up",
         "addr add 10.240.0.4/16 dev eth0",
         "route add default via 10.240.0.1",
     ])?;
@@ -145,8 +148,25 @@ fn resident_memory(agent: &Path) -> Result<Figure> {
     command
         .args(["run", "--listen", "127.0.0.1:9435", "--socket"])
         .arg(socket);
-    let mib = resident::of(&mut command, Duration::from_secs(3))?;
+    let wire = FrameSocket::open(&netns, "wire")?;
+    let mib = resident::of(&mut command, Duration::from_secs(3), || {
+        (0..=u16::MAX).try_for_each(|port| wire.send(&datagram(port)))
+    })?;
     Ok(Figure::range(Table::Agent, row::RESIDENT, "-", vec![mib]))
+}
+
+/// An empty UDP datagram from 10.240.0.1 and this port to the node, as an Ethernet broadcast.
+fn datagram(port: u16) -> [u8; 42] {
+    let mut frame = [0; 42];
+    frame[..6].fill(0xff);
+    frame[6] = 2;
+    frame[12..14].copy_from_slice(&[0x08, 0x00]);
+    // Version 4, 28 bytes in all, TTL 64, UDP. The node's stack drops it for its checksum; it was counted by then.
+    frame[14..24].copy_from_slice(&[0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17]);
+    frame[26..34].copy_from_slice(&[10, 240, 0, 1, 10, 240, 0, 4]);
+    frame[34..36].copy_from_slice(&port.to_be_bytes());
+    frame[36..40].copy_from_slice(&[0, 9, 0, 8]);
+    frame
 }
 
 /// Names of aksnet-agent's benchmarks.

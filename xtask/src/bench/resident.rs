@@ -6,18 +6,25 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-/// MiB that a command's process holds after a while; it is ended then.
+/// MiB that a command's process holds once it has settled, has been given its `work`, and has settled again; it is
+/// ended then.
 ///
 /// # Errors
 /// When it cannot be started, or ends by itself before.
-pub fn of(command: &mut Command, after: Duration) -> Result<f64> {
+pub fn of(
+    command: &mut Command,
+    settle: Duration,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<f64> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .context("cannot start the agent")?;
-    std::thread::sleep(after);
+    std::thread::sleep(settle);
+    let worked = work();
+    std::thread::sleep(settle);
     let status = fs::read_to_string(format!("/proc/{}/status", child.id()));
     let ended = child.try_wait()?;
     if ended.is_none() {
@@ -27,6 +34,7 @@ pub fn of(command: &mut Command, after: Duration) -> Result<f64> {
         )?;
         child.wait()?;
     }
+    worked?;
     if let Some(status) = ended {
         bail!("it ended by itself ({status})");
     }
@@ -45,13 +53,19 @@ mod tests {
 
     #[test]
     fn a_process_is_looked_at_and_ended() {
-        let mib = of(Command::new("sleep").arg("60"), Duration::from_millis(100)).unwrap();
+        let mib = of(
+            Command::new("sleep").arg("60"),
+            Duration::from_millis(100),
+            || Ok(()),
+        )
+        .unwrap();
         assert!(mib > 0.0 && mib < 64.0, "{mib}");
     }
 
     #[test]
     fn one_that_ends_by_itself_is_an_error() {
-        assert!(of(&mut Command::new("true"), Duration::from_millis(100)).is_err());
+        let true_ = &mut Command::new("true");
+        assert!(of(true_, Duration::from_millis(100), || Ok(())).is_err());
     }
 
     #[test]
