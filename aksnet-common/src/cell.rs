@@ -11,8 +11,8 @@
 //! ```
 //!
 //! - A packet adds to a LIVE cell whose key is its own. It may have found the cell LIVE just before the
-//!   agent closed it: that is why the agent waits from one sweep to the next before it reads the last
-//!   counts. A program runs for microseconds, sweeps are at least [`QUIET_MS`] apart.
+//!   agent closed it: that is why the agent waits from one sweep to the next, for a grace period of the kernel
+//!   and at least [`QUIET_MS`], before it reads the last counts.
 //! - Two CPUs that see a new flow at once contend for the same free cell, as both look in the same order;
 //!   the loser finds the winner's cell. In the rare case that both claim one, the flow has two cells and
 //!   its counts are their sum.

@@ -52,8 +52,6 @@ impl Default for Settings {
 pub struct Offsets {
     /// `sk_buff.len` (u32).
     pub skb_len: u32,
-    /// `sk_buff.data_len` (u32).
-    pub skb_data_len: u32,
     /// `sk_buff.head` (pointer).
     pub skb_head: u32,
     /// `sk_buff.data` (pointer).
@@ -66,8 +64,6 @@ pub struct Offsets {
     pub skb_network_header: u32,
     /// `sk_buff.mac_header` (u16 offset from head).
     pub skb_mac_header: u32,
-    /// `sk_buff.protocol` (be16).
-    pub skb_protocol: u32,
     /// `sk_buff.dev` (pointer).
     pub skb_dev: u32,
     /// `sk_buff.skb_iif` (int).

@@ -18,14 +18,12 @@ static SETTINGS: Settings = Settings {
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = Offsets {
     skb_len: 0,
-    skb_data_len: 0,
     skb_head: 0,
     skb_data: 0,
     skb_tail: 0,
     skb_end: 0,
     skb_network_header: 0,
     skb_mac_header: 0,
-    skb_protocol: 0,
     skb_dev: 0,
     skb_iif: 0,
     skb_mark: 0,

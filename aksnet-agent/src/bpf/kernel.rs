@@ -66,14 +66,12 @@ impl Kernel {
     fn from_btf(btf: &Btf) -> Result<Self> {
         let mut offsets = Offsets {
             skb_len: member(btf, "sk_buff", "len")?,
-            skb_data_len: member(btf, "sk_buff", "data_len")?,
             skb_head: member(btf, "sk_buff", "head")?,
             skb_data: member(btf, "sk_buff", "data")?,
             skb_tail: member(btf, "sk_buff", "tail")?,
             skb_end: member(btf, "sk_buff", "end")?,
             skb_network_header: member(btf, "sk_buff", "network_header")?,
             skb_mac_header: member(btf, "sk_buff", "mac_header")?,
-            skb_protocol: member(btf, "sk_buff", "protocol")?,
             skb_dev: member(btf, "sk_buff", "dev")?,
             skb_iif: member(btf, "sk_buff", "skb_iif")?,
             skb_mark: member(btf, "sk_buff", "mark")?,

@@ -89,7 +89,7 @@ impl Packet for &[u8] {
     where
         Self: 'a;
 
-    #[allow(
+    #[expect(
         clippy::cast_possible_truncation,
         reason = "no frame is longer than u32"
     )]
