@@ -24,16 +24,19 @@ pub mod attachments;
 // 3. Maps to flow deltas.
 pub mod collect;
 
-// 4. Flows to classes.
+// 4. Addresses to pods, services and nodes.
+pub mod identify;
+
+// 5. Flows to classes.
 pub mod classify;
 
-// 5. Deltas and classes to Prometheus.
+// 6. Deltas and classes to Prometheus.
 pub mod metrics;
 
-// 6. Live flows to the terminal.
+// 7. Live flows to the terminal.
 pub mod top;
 
-// 6. How it is doing, over HTTP and over the local socket.
+// 7. How it is doing, over HTTP and over the local socket.
 pub mod board;
 
 pub mod admin;
