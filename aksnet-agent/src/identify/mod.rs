@@ -5,3 +5,10 @@
 
 // What is kept of an object.
 pub mod object;
+
+pub mod workload;
+
+pub mod names;
+
+// Whose address it is, and was.
+pub mod index;
