@@ -154,6 +154,7 @@ impl Config {
         FollowConfig {
             mode: self.conntrack,
             interval: self.conntrack_interval,
+            reconcile: FollowConfig::RECONCILE.max(self.conntrack_interval),
             limit: self.conntrack_limit as usize,
             limits: Limits {
                 ports: self.snat_ports,

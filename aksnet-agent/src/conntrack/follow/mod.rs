@@ -41,6 +41,8 @@ pub struct FollowConfig {
     pub mode: ConntrackMode,
     /// Time between dumps in mode `dump`, and between readings of the statistics.
     pub interval: Duration,
+    /// Time between dumps in mode `events`.
+    pub reconcile: Duration,
     /// The most entries that are mirrored.
     pub limit: usize,
     /// How many ports there are.
@@ -56,7 +58,7 @@ impl FollowConfig {
     pub const RECEIVE_BUFFER: usize = 8 << 20;
     /// Time between readings of the events.
     pub const TICK: Duration = Duration::from_millis(100);
-    /// Time between dumps in mode `events`.
+    /// Time between dumps in mode `events`, unless told otherwise.
     pub const RECONCILE: Duration = Duration::from_mins(1);
 }
 
@@ -279,7 +281,7 @@ struct Worker {
 impl Worker {
     fn new(config: FollowConfig, shared: Arc<Mutex<Shared>>) -> Self {
         let between = match config.mode {
-            ConntrackMode::Events => FollowConfig::RECONCILE.max(config.interval),
+            ConntrackMode::Events => config.reconcile,
             _ => config.interval,
         };
         Self {
