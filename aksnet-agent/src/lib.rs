@@ -21,6 +21,9 @@ pub mod plan;
 
 pub mod attachments;
 
+// What its conntrack table says: ports in use, how full it is, what was dialled.
+pub mod conntrack;
+
 // 3. Maps to flow deltas.
 pub mod collect;
 

@@ -23,6 +23,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use ipnet::IpNet;
 
 use crate::{
+    conntrack::{FollowConfig, Limits},
     metrics::{MetricsConfig, OverheadBudget},
     node::pattern::Pattern,
 };
@@ -74,6 +75,16 @@ pub struct Config {
     pub nat_budget: Duration,
     /// NAT that costs the packet that opens a connection more than this is flagged.
     pub nat_budget_first: Duration,
+    /// How the conntrack table is followed.
+    pub conntrack: ConntrackMode,
+    /// Time between dumps of the conntrack table, and between readings of its statistics.
+    pub conntrack_interval: Duration,
+    /// The most conntrack entries that are mirrored.
+    pub conntrack_limit: u32,
+    /// Ports of the masquerading rule; `None`: the kernel's own range.
+    pub snat_ports: Option<u32>,
+    /// Ports that Azure's load balancer keeps for this node; 0: by the number of nodes; `None`: not known.
+    pub azure_snat_ports: Option<u32>,
     /// What the datapath's own log passes on.
     pub bpf_log: BpfLog,
     /// Whether the kernel accounts the programs' run time while the agent runs.
@@ -109,6 +120,11 @@ impl Default for Config {
             series_limit: metrics.series_limit,
             nat_budget: Duration::from_nanos(metrics.overhead_budget.established_ns),
             nat_budget_first: Duration::from_nanos(metrics.overhead_budget.first_ns),
+            conntrack: ConntrackMode::Events,
+            conntrack_interval: Duration::from_secs(15),
+            conntrack_limit: 131_072,
+            snat_ports: None,
+            azure_snat_ports: None,
             bpf_log: BpfLog::Off,
             bpf_stats: false,
             log_format: LogFormat::Human,
@@ -129,6 +145,24 @@ impl Config {
                 first_ns: ns(self.nat_budget_first),
                 established_ns: ns(self.nat_budget),
             },
+        }
+    }
+
+    /// What concerns the conntrack table.
+    #[must_use]
+    pub fn conntrack(&self) -> FollowConfig {
+        FollowConfig {
+            mode: self.conntrack,
+            interval: self.conntrack_interval,
+            reconcile: FollowConfig::RECONCILE.max(self.conntrack_interval),
+            limit: self.conntrack_limit as usize,
+            limits: Limits {
+                ports: self.snat_ports,
+                // 0 is not known until somebody has counted the nodes.
+                azure: self.azure_snat_ports.filter(|ports| *ports > 0),
+            },
+            receive_buffer: FollowConfig::RECEIVE_BUFFER,
+            proc: PathBuf::from("/proc"),
         }
     }
 }
@@ -170,6 +204,18 @@ named! {
         Tcx = "tcx",
         /// Filters on a clsact qdisc only.
         Clsact = "clsact",
+    }
+}
+
+named! {
+    /// How the conntrack table is followed.
+    ConntrackMode {
+        /// By the kernel's events, and a dump now and then.
+        Events = "events",
+        /// By dumps alone.
+        Dump = "dump",
+        /// Not at all; only its statistics are read.
+        Off = "off",
     }
 }
 

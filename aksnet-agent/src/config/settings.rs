@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Attach, BpfLog, Config, LogFormat, duration, value};
+use super::{Attach, BpfLog, Config, ConntrackMode, LogFormat, duration, value};
 use crate::node::pattern::Pattern;
 
 /// One setting.
@@ -67,6 +67,7 @@ const INTERFACES: &str = "Interfaces";
 const PLAN: &str = "Address plan (what is not given is taken from routes and addresses)";
 const DATAPATH: &str = "Datapath";
 const ACCOUNTS: &str = "Accounts";
+const CONNTRACK: &str = "Conntrack and SNAT";
 const LOG: &str = "Log";
 
 /// One bucket.
@@ -81,6 +82,10 @@ fn all<T>(values: &[String], read: fn(&str) -> Result<T, String>) -> Result<Vec<
 
 fn texts<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
+}
+
+fn text<T: ToString>(value: Option<T>) -> Vec<String> {
+    vec![value.map_or_else(String::new, |v| v.to_string())]
 }
 
 /// A setting in one line per property.
@@ -325,6 +330,51 @@ pub static SETTINGS: &[Setting] = &[
         "The same for the packet that opens a connection, which walks the nat rules",
         |v| value::time(&v[0], Duration::ZERO, Duration::from_secs(1))?,
         |c| vec![duration::show(c.nat_budget_first)]
+    ),
+    setting!(
+        conntrack,
+        "HOW",
+        One,
+        CONNTRACK,
+        "How the conntrack table is followed: events, dump or off",
+        |v| value::choice(&v[0], ConntrackMode::NAMES, ConntrackMode::from_name)?,
+        |c| vec![c.conntrack.name().to_owned()]
+    ),
+    setting!(
+        conntrack_interval,
+        "TIME",
+        One,
+        CONNTRACK,
+        "Time between readings of the kernel's conntrack statistics, and between dumps with --conntrack dump",
+        |v| value::time(&v[0], Duration::from_secs(1), Duration::from_hours(1))?,
+        |c| vec![duration::show(c.conntrack_interval)]
+    ),
+    setting!(
+        conntrack_limit,
+        "N",
+        One,
+        CONNTRACK,
+        "The most translated connections that are mirrored (up to 200 bytes each)",
+        |v| value::number(&v[0], 1, 1 << 22)?,
+        |c| vec![c.conntrack_limit.to_string()]
+    ),
+    setting!(
+        snat_ports,
+        "N",
+        One,
+        CONNTRACK,
+        "How many ports the masquerading rule has if it has a range of its own; else what the kernel uses, 64512",
+        |v| value::optional(&v[0], 1, 65_536)?,
+        |c| text(c.snat_ports)
+    ),
+    setting!(
+        azure_snat_ports,
+        "N",
+        One,
+        CONNTRACK,
+        "SNAT ports that Azure's load balancer keeps for this node; 0 for its default by the number of nodes",
+        |v| value::optional(&v[0], 0, 64_000)?,
+        |c| text(c.azure_snat_ports)
     ),
     setting!(
         log,

@@ -96,6 +96,14 @@ pub(super) fn number(text: &str, least: u32, most: u32) -> Result<u32, String> {
         .ok_or_else(|| format!("'{text}' is not a whole number from {least} to {most}"))
 }
 
+/// A number, or nothing.
+pub(super) fn optional(text: &str, least: u32, most: u32) -> Result<Option<u32>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    number(text, least, most).map(Some)
+}
+
 /// `why`: what the power of two is for.
 pub(super) fn power_of_two(text: &str, least: u32, most: u32, why: &str) -> Result<u32, String> {
     let n = number(text, least, most).map_err(|e| format!("{e} that is a power of two: {why}"))?;

@@ -164,6 +164,61 @@ pub(super) const RETRANSMITS: Description = counter(
     RETRANSMIT_LABELS,
     "TCP packets that were sent again.",
 );
+pub(super) const SNAT_PORTS_IN_USE: Description = gauge(
+    "aksnet_snat_ports_in_use",
+    &["protocol", "family"],
+    "Ports of the node address that are in use by NAT; of several addresses, the one with most.",
+);
+pub(super) const SNAT_PORTS_LIMIT: Description = gauge(
+    "aksnet_snat_ports_limit",
+    &["protocol", "family"],
+    "Ports that a node address has for NAT.",
+);
+pub(super) const SNAT_SATURATION: Description = gauge(
+    "aksnet_snat_port_saturation_ratio",
+    &["protocol", "family"],
+    "Worst destination address and port: node ports in use towards it by those there are.",
+);
+pub(super) const AZURE_SATURATION: Description = gauge(
+    "aksnet_azure_snat_port_saturation_ratio",
+    &["protocol"],
+    "Worst public destination: connections to it by the ports that Azure keeps for this node; an estimate.",
+);
+pub(super) const AZURE_LIMIT: Description = gauge(
+    "aksnet_azure_snat_ports_limit",
+    &[],
+    "SNAT ports that Azure's load balancer keeps for this node; absent when not known.",
+);
+pub(super) const SNAT_CONNECTIONS: Description = gauge(
+    "aksnet_snat_connections",
+    &["src_namespace", "src_workload"],
+    "Live connections of a workload whose source is translated.",
+);
+pub(super) const CONNTRACK_ENTRIES: Description = gauge(
+    "aksnet_conntrack_entries",
+    &[],
+    "Entries in the node's conntrack table.",
+);
+pub(super) const CONNTRACK_LIMIT: Description = gauge(
+    "aksnet_conntrack_entries_limit",
+    &[],
+    "Entries that the conntrack table may have.",
+);
+pub(super) const CONNTRACK_INSERT_FAILED: Description = counter(
+    "aksnet_conntrack_insert_failed_total",
+    &[],
+    "Connections whose tuple another one took first, as in a clash of NAT ports; their packet is lost.",
+);
+pub(super) const CONNTRACK_DROP: Description = counter(
+    "aksnet_conntrack_drop_total",
+    &[],
+    "Packets that conntrack dropped: no room, no memory, or a failed insert.",
+);
+pub(super) const CONNTRACK_EARLY_DROP: Description = counter(
+    "aksnet_conntrack_early_drop_total",
+    &[],
+    "Conntrack entries evicted to make room for new ones.",
+);
 pub(super) const PROGRAM_UP: Description = gauge(
     "aksnet_program_up",
     &["program", "hook"],
@@ -209,6 +264,21 @@ pub(super) const SWEEP: Description = histogram(
     &[],
     "Reading and folding the maps once.",
 );
+pub(super) const CONNTRACK_KNOWN: Description = gauge(
+    "aksnet_agent_conntrack_known",
+    &["source"],
+    "1 while the conntrack table, or its statistics, can be relied on; tells 'none' from 'not known'.",
+);
+pub(super) const CONNTRACK_UNMIRRORED: Description = gauge(
+    "aksnet_agent_conntrack_unmirrored_entries",
+    &[],
+    "Translated connections beyond --conntrack-limit; above 0, SNAT use is a lower bound.",
+);
+pub(super) const CONNTRACK_RESYNCS: Description = counter(
+    "aksnet_agent_conntrack_resyncs_total",
+    &["reason"],
+    "Times that the conntrack table was read anew.",
+);
 pub(super) const BPF_RUN_SECONDS: Description = counter(
     "aksnet_agent_bpf_run_seconds_total",
     &["program"],
@@ -240,6 +310,17 @@ pub(super) const ALL: &[Description] = &[
     HANDSHAKE,
     HANDSHAKE_FAILURES,
     RETRANSMITS,
+    SNAT_PORTS_IN_USE,
+    SNAT_PORTS_LIMIT,
+    SNAT_SATURATION,
+    AZURE_SATURATION,
+    AZURE_LIMIT,
+    SNAT_CONNECTIONS,
+    CONNTRACK_ENTRIES,
+    CONNTRACK_LIMIT,
+    CONNTRACK_INSERT_FAILED,
+    CONNTRACK_DROP,
+    CONNTRACK_EARLY_DROP,
     PROGRAM_UP,
     MAP_ENTRIES,
     MAP_LIMIT,
@@ -249,6 +330,9 @@ pub(super) const ALL: &[Description] = &[
     EVENTS,
     FOLDED,
     SWEEP,
+    CONNTRACK_KNOWN,
+    CONNTRACK_UNMIRRORED,
+    CONNTRACK_RESYNCS,
     BPF_RUN_SECONDS,
     BPF_RUNS,
     BUILD_INFO,

@@ -17,6 +17,8 @@ mod drops;
 
 mod tcp;
 
+mod conntrack;
+
 mod agent;
 
 mod describe;
@@ -33,6 +35,8 @@ use prometheus::{
     process_collector::ProcessCollector,
     proto::MetricFamily,
 };
+
+use crate::conntrack::Snapshot;
 
 pub use self::{
     agent::ProgramRuns,
@@ -68,6 +72,7 @@ pub(crate) struct Families {
     pub(crate) nat: nat::NatFamilies,
     pub(crate) drops: drops::DropFamilies,
     pub(crate) tcp: tcp::TcpFamilies,
+    pub(crate) conntrack: conntrack::ConntrackFamilies,
     pub(crate) agent: agent::AgentFamilies,
 }
 
@@ -79,9 +84,11 @@ impl Families {
         self.nat.collect(&mut families);
         self.drops.collect(symbols, &mut families);
         self.tcp.collect(symbols, &mut families);
+        self.conntrack.collect(symbols, &mut families);
         let mut folded = self.flow.folded().to_vec();
         folded.extend(self.drops.folded());
         folded.extend(self.tcp.folded());
+        folded.extend(self.conntrack.folded());
         self.agent.collect(&folded, &mut families);
         families
     }
@@ -108,6 +115,7 @@ impl Metrics {
             nat: nat::NatFamilies::new(config.overhead_budget),
             drops: drops::DropFamilies::new(limit),
             tcp: tcp::TcpFamilies::new(limit),
+            conntrack: conntrack::ConntrackFamilies::new(limit),
             agent: agent::AgentFamilies::default(),
         };
         let families = Arc::new(Mutex::new(families));
@@ -135,6 +143,16 @@ impl Metrics {
     /// The kernel's own account of a program; both numbers only grow.
     pub fn set_program_runs(&self, program: &str, runs: ProgramRuns) {
         self.lock().agent.runs.insert(program.to_owned(), runs);
+    }
+
+    /// What the conntrack table and its statistics say.
+    pub fn set_conntrack(&self, snapshot: Snapshot) {
+        self.lock().conntrack.set(snapshot);
+    }
+
+    /// Live source-translated connections by workload; replaces what was set before.
+    pub fn set_snat_connections(&self, connections: impl Iterator<Item = (labels::Party, u64)>) {
+        self.lock().conntrack.set_connections(connections);
     }
 
     /// What was built.
