@@ -5,3 +5,6 @@
 
 // What is kept of an object.
 pub mod object;
+
+// How sources tell of objects.
+pub mod sink;
