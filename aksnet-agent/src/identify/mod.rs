@@ -8,3 +8,6 @@ pub mod object;
 
 // How sources tell of objects.
 pub mod sink;
+
+// Pods of this node, by the container runtime's socket.
+pub mod runtime;
