@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::wire;
-use crate::identify::object::{Kind, Labels, Pod, Text};
+use crate::identify::{
+    object::{Kind, Labels, Pod, Text},
+    workload,
+};
 
 /// Labels that kubelet adds to the pod's own (`pkg/kubelet/types/labels.go`).
 const KUBELET_LABELS: &str = "io.kubernetes.pod.";
@@ -108,7 +111,7 @@ pub(super) fn pod(id: &Text, status: wire::PodSandboxStatus, node: &Text) -> Opt
         kind: Kind::Sandbox,
         key_name: id.clone(),
         namespace: metadata.namespace.into(),
-        workload: workload(&labels, &name),
+        workload: workload::by_labels(&name, node, &labels),
         name,
         uid: if of_api && metadata.uid.len() <= LONGEST_NAME {
             metadata.uid.into()
@@ -141,13 +144,4 @@ fn labels(all: BTreeMap<String, String>) -> Labels {
         .take(MOST_LABELS)
         .map(|(key, value)| (key.into(), value.into()))
         .collect()
-}
-
-/// The name of what made the pod, by the labels that its controller gave it.
-fn workload(labels: &Labels, name: &Text) -> Text {
-    let label = |wanted: &str| labels.iter().find(|(key, _)| &**key == wanted);
-    let hash = label("pod-template-hash").map(|(_, hash)| format!("-{hash}-"));
-    hash.and_then(|hash| name.rfind(&*hash))
-        .filter(|&end| end > 0)
-        .map_or_else(|| name.clone(), |end| name[..end].into())
 }
