@@ -145,3 +145,219 @@ fn labels(all: BTreeMap<String, String>) -> Labels {
         .map(|(key, value)| (key.into(), value.into()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::wire::{
+        LinuxPodSandboxStatus, Namespace, NamespaceOption, PodIp, PodSandboxMetadata,
+        PodSandboxNetworkStatus, PodSandboxStatus,
+    };
+    use super::*;
+
+    fn status(name: &str, ip: &str, more: &[&str]) -> PodSandboxStatus {
+        PodSandboxStatus {
+            metadata: Some(PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: "u".to_owned(),
+                namespace: "shop".to_owned(),
+            }),
+            network: Some(PodSandboxNetworkStatus {
+                ip: ip.to_owned(),
+                additional_ips: more
+                    .iter()
+                    .map(|ip| PodIp {
+                        ip: (*ip).to_owned(),
+                    })
+                    .collect(),
+            }),
+            ..PodSandboxStatus::default()
+        }
+    }
+
+    fn made(status: PodSandboxStatus) -> Option<Pod> {
+        pod(&"id".into(), status, &"node-0".into())
+    }
+
+    fn addresses(pod: &Pod) -> Vec<String> {
+        let ips = pod.addresses.iter().map(|&a| IpAddr::from(a).to_string());
+        ips.collect()
+    }
+
+    #[test]
+    fn a_pod_has_its_name_both_addresses_and_its_own_labels() {
+        let mut status = status("web-5d4f8c7b9d-x7k2p", "10.244.0.7", &["fd00::7"]);
+        status.labels = BTreeMap::from(
+            [
+                ("io.kubernetes.pod.name", "web-5d4f8c7b9d-x7k2p"),
+                ("io.kubernetes.pod.uid", "u"),
+                ("pod-template-hash", "5d4f8c7b9d"),
+            ]
+            .map(|(k, v)| (k.to_owned(), v.to_owned())),
+        );
+        let pod = made(status).unwrap();
+        assert_eq!(addresses(&pod), ["10.244.0.7", "fd00::7"]);
+        assert_eq!(
+            (&*pod.namespace, &*pod.name, &*pod.uid, &*pod.workload),
+            ("shop", "web-5d4f8c7b9d-x7k2p", "u", "web")
+        );
+        assert_eq!(
+            (&*pod.key_name, &*pod.node, pod.kind),
+            ("id", "node-0", Kind::Sandbox)
+        );
+        let labels: Vec<&str> = pod.labels.iter().map(|(key, _)| &**key).collect();
+        assert_eq!(labels, ["pod-template-hash"]);
+        assert!(!pod.finished && !pod.host_network);
+    }
+
+    #[test]
+    fn a_pod_on_the_nodes_network_has_no_address_of_its_own() {
+        let mut status = status("exporter", "10.224.0.4", &[]);
+        status.linux = Some(LinuxPodSandboxStatus {
+            namespaces: Some(Namespace {
+                options: Some(NamespaceOption {
+                    network: wire::NODE,
+                }),
+            }),
+        });
+        let pod = made(status).unwrap();
+        assert!(pod.host_network && pod.addresses.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_address_is_left_out() {
+        let pod = made(status(
+            "web",
+            "",
+            &["10.244.0.7/24", "::", "0.0.0.0", "fd00::7"],
+        ))
+        .unwrap();
+        assert_eq!(addresses(&pod), ["fd00::7"]);
+        let many = vec!["10.244.0.7"; 100];
+        assert_eq!(
+            made(status("web", "", &many)).unwrap().addresses.len(),
+            MOST_ADDRESSES
+        );
+    }
+
+    #[test]
+    fn a_static_pod_has_no_uid_that_the_api_server_would_know() {
+        let mut status = status("kube-proxy-node-0", "", &[]);
+        status
+            .annotations
+            .insert(SOURCE.to_owned(), "file".to_owned());
+        assert_eq!(&*made(status.clone()).unwrap().uid, "");
+        status
+            .annotations
+            .insert(SOURCE.to_owned(), "api".to_owned());
+        assert_eq!(&*made(status).unwrap().uid, "u");
+    }
+
+    #[test]
+    fn what_has_no_name_that_a_pod_could_have_is_no_pod() {
+        assert_eq!(made(PodSandboxStatus::default()), None);
+        assert_eq!(made(status("", "10.244.0.7", &[])), None);
+        assert_eq!(made(status(&"x".repeat(254), "10.244.0.7", &[])), None);
+    }
+
+    #[test]
+    fn what_is_no_label_is_not_kept_and_not_more_than_a_pod_could_have() {
+        let mut status = status("web", "10.244.0.7", &[]);
+        status.labels = (0..1000)
+            .map(|n| (format!("k{n}"), "v".to_owned()))
+            .collect();
+        status.labels.insert("a".to_owned(), "v".repeat(64));
+        status.labels.insert("b".repeat(318), String::new());
+        let pod = made(status).unwrap();
+        assert_eq!(pod.labels.len(), MOST_LABELS);
+        assert!(pod.labels.iter().all(|(key, _)| key.starts_with('k')));
+    }
+
+    fn listed(id: &str, ready: bool) -> Listed {
+        Listed {
+            id: id.into(),
+            ready,
+        }
+    }
+
+    /// Known by its id, with or without an address.
+    fn known(id: &str, finished: bool, addresses: usize) -> (Text, Option<Pod>) {
+        let ips = vec!["10.244.0.7"; addresses];
+        let mut pod = made(status("web", "", &ips)).unwrap();
+        pod.finished = finished;
+        (id.into(), Some(pod))
+    }
+
+    #[test]
+    fn what_is_new_is_asked_for_and_what_runs_first() {
+        let list = [listed("a", false), listed("b", true), listed("b", true)];
+        let changes = fold(&BTreeMap::new(), &list);
+        assert_eq!(changes.ask, ["b".into(), "a".into()]);
+        assert_eq!((changes.finished.len(), changes.gone.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_known_is_not_asked_for_unless_it_runs_and_has_no_address() {
+        let known = BTreeMap::from([
+            known("a", false, 1),
+            known("b", false, 0),
+            known("c", true, 0),
+            ("d".into(), None),
+        ]);
+        let list = ["a", "b", "c", "d"].map(|id| listed(id, id != "c"));
+        assert_eq!(
+            fold(&known, &list),
+            Changes {
+                ask: vec!["b".into()],
+                ..Changes::default()
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_not_ready_any_more_is_finished_once_and_what_is_not_listed_is_gone() {
+        let known = BTreeMap::from([
+            known("a", false, 1),
+            known("b", true, 1),
+            known("c", false, 1),
+            ("d".into(), None),
+        ]);
+        let list = [listed("a", false), listed("b", false)];
+        assert_eq!(
+            fold(&known, &list),
+            Changes {
+                ask: vec![],
+                finished: vec!["a".into()],
+                gone: vec!["c".into(), "d".into()],
+            }
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn once_followed_the_same_list_changes_nothing(
+            before in prop::collection::btree_map(0..9_u8, any::<bool>(), 0..9),
+            after in prop::collection::btree_map(0..9_u8, any::<bool>(), 0..9),
+        ) {
+            let mut state = BTreeMap::new();
+            for list in [before, after] {
+                let list: Vec<Listed> =
+                    list.iter().map(|(id, ready)| listed(&id.to_string(), *ready)).collect();
+                let changes = fold(&state, &list);
+                for id in changes.gone {
+                    prop_assert!(state.remove(&id).is_some());
+                }
+                for id in changes.finished {
+                    state.get_mut(&id).unwrap().as_mut().unwrap().finished = true;
+                }
+                for id in changes.ask {
+                    let ready = list.iter().any(|sandbox| sandbox.id == id && sandbox.ready);
+                    state.extend([known(&id, !ready, 1)]);
+                }
+                prop_assert_eq!(fold(&state, &list), Changes::default());
+                prop_assert_eq!(state.len(), list.len());
+            }
+        }
+    }
+}
