@@ -104,6 +104,25 @@ async fn a_runtime_without_cri_is_said_to_be_one() {
         error.contains("Version: ") && error.contains("not implemented"),
         "{error}"
     );
+    eventually("tried again", || fake.asked("Version") > 1).await;
+    assert!(told_only_failure(&source), "it is said once");
+}
+
+#[tokio::test]
+async fn the_first_socket_that_answers_is_asked() {
+    let home = TempDir::new().unwrap();
+    let paths = ["none", "docker", "k3s", "other"].map(|name| home.path().join(name));
+    let [_, docker, k3s, other] = &paths;
+    let without_cri = Fake::start(docker);
+    without_cri.reply("Version", Reply::Status(12));
+    let fake = Fake::start(k3s);
+    fake.put("a", Sandbox::new("web-1", &["10.244.0.2"]));
+    let unasked = Fake::start(other);
+    let source = Source::start_with(&paths.each_ref().map(|path| &**path), EVERY);
+    source.synced().await;
+    assert_eq!(source.runtime.status().path.as_ref(), Some(k3s));
+    assert_eq!(source.told.pods().len(), 1);
+    assert_eq!(unasked.asked("Version"), 0);
 }
 
 #[tokio::test]
@@ -218,7 +237,7 @@ async fn a_sandbox_that_the_runtime_cannot_tell_of_hides_no_other() {
 #[tokio::test]
 async fn switched_off_nothing_is_asked() {
     let told = std::sync::Arc::new(Told::default());
-    let options = Options::new(Place::Off, "node-0");
+    let options = Options::new(&Place::Off, "node-0");
     assert!(Runtime::start(options, told.clone(), std::sync::Arc::default()).is_none());
     assert_eq!(told.tales(), []);
 }

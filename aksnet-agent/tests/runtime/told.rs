@@ -94,10 +94,16 @@ pub struct Source {
 impl Source {
     /// One at this path.
     pub fn start(path: &Path, every: Duration) -> Self {
+        Self::start_with(&[path], every)
+    }
+
+    /// One at the first of these paths that answers.
+    pub fn start_with(paths: &[&Path], every: Duration) -> Self {
         let (told, hint) = (Arc::new(Told::default()), Arc::new(Notify::new()));
         let options = Options {
+            paths: paths.iter().map(|&path| path.to_owned()).collect(),
             every,
-            ..Options::new(Place::At(path.into()), "node-0")
+            ..Options::new(&Place::Off, "node-0")
         };
         let runtime = Runtime::start(options, told.clone(), hint.clone()).expect("it is not off");
         Self {

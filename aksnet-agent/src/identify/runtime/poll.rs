@@ -27,8 +27,8 @@ use crate::identify::{
 /// How the runtime is asked.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where it is.
-    pub place: Place,
+    /// The sockets to try, in order; the first that answers is asked.
+    pub paths: Vec<PathBuf>,
     /// This node's name, which its pods get.
     pub node: Text,
     /// Time between lists while nothing hints at a change.
@@ -38,9 +38,9 @@ pub struct Options {
 impl Options {
     /// The usual ones: a list every 5 s.
     #[must_use]
-    pub fn new(place: Place, node: &str) -> Self {
+    pub fn new(place: &Place, node: &str) -> Self {
         Self {
-            place,
+            paths: place.paths(),
             node: node.into(),
             every: Duration::from_secs(5),
         }
@@ -76,10 +76,10 @@ impl Drop for Runtime {
 
 impl Runtime {
     /// Starts asking. `hint` is notified when something suggests that pods came or went, such as a new
-    /// interface. `None` when the place is [`Place::Off`]. Must be called within a tokio runtime.
+    /// interface. `None` when there is no socket to try ([`Place::Off`]). Must be called within a tokio runtime.
     #[must_use]
     pub fn start(options: Options, sink: Arc<dyn Sink>, hint: Arc<Notify>) -> Option<Self> {
-        if options.place == Place::Off {
+        if options.paths.is_empty() {
             return None;
         }
         let (sender, status) = watch::channel(Status::default());
@@ -171,11 +171,11 @@ impl Poll {
     /// The first of the paths that answers.
     async fn connect(&self) -> Result<Client, String> {
         let mut reasons = Vec::new();
-        for path in self.options.place.paths() {
-            match Client::connect(&path).await {
+        for path in &self.options.paths {
+            match Client::connect(path).await {
                 Ok(client) => {
                     self.status.send_modify(|status| {
-                        status.path = Some(path);
+                        status.path = Some(path.clone());
                         status.runtime = Some(client.runtime().to_owned());
                     });
                     return Ok(client);
@@ -271,8 +271,8 @@ impl Poll {
             Some(true) => {
                 tracing::warn!("lost touch with the container runtime, trying again: {why}");
             }
-            // Nobody said that there is one.
-            None if self.options.place == Place::Look => {
+            // Nobody said that there is one, and where.
+            None if self.options.paths.len() > 1 => {
                 tracing::info!("no pod names from a container runtime: {why}");
             }
             None => tracing::warn!("no pod names from the container runtime, trying again: {why}"),
