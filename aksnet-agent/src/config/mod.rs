@@ -24,6 +24,7 @@ use ipnet::IpNet;
 
 use crate::{
     conntrack::{FollowConfig, Limits},
+    identify::runtime::Place,
     metrics::{MetricsConfig, OverheadBudget},
     node::pattern::Pattern,
 };
@@ -45,6 +46,8 @@ pub struct Config {
     pub attach: Attach,
     /// This node's name in Kubernetes; empty: the host name.
     pub node_name: String,
+    /// Where the container runtime is asked for the names of pods.
+    pub cri_socket: Place,
     /// Where pods live.
     pub pod_cidr: Vec<IpNet>,
     /// Where services' virtual addresses live.
@@ -105,6 +108,7 @@ impl Default for Config {
             pod_interface: Vec::new(),
             attach: Attach::Auto,
             node_name: String::new(),
+            cri_socket: Place::Look,
             pod_cidr: Vec::new(),
             service_cidr: Vec::new(),
             node_cidr: Vec::new(),

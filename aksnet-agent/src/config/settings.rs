@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::{Attach, BpfLog, Config, ConntrackMode, LogFormat, duration, value};
+use crate::identify::runtime::Place;
 use crate::node::pattern::Pattern;
 
 /// One setting.
@@ -171,6 +172,15 @@ pub static SETTINGS: &[Setting] = &[
         "This node's name in Kubernetes; else the host name",
         |v| v[0].clone(),
         |c| vec![c.node_name.clone()]
+    ),
+    setting!(
+        cri_socket,
+        "PATH",
+        One,
+        PLAN,
+        "The container runtime's socket, which tells the names of this node's pods; else the well-known ones are tried; 'off'",
+        |v| Place::parse(&v[0])?,
+        |c| vec![c.cri_socket.to_string()]
     ),
     setting!(
         pod_cidr,

@@ -19,7 +19,7 @@ pub struct Tool {
 }
 
 /// What comes from packages, whichever way the BPF object is built.
-pub const TOOLS: [Tool; 7] = [
+pub const TOOLS: [Tool; 9] = [
     Tool {
         evidence: &["cc"],
         package: "build-essential",
@@ -54,6 +54,16 @@ pub const TOOLS: [Tool; 7] = [
         evidence: &["/usr/lib/cni/bridge", "/opt/cni/bin/bridge"],
         package: "containernetworking-plugins",
         purpose: "the real CNI plugins that wire the emulated pods",
+    },
+    Tool {
+        evidence: &["containerd"],
+        package: "containerd",
+        purpose: "a real container runtime, for the tests that ask one for pod names",
+    },
+    Tool {
+        evidence: &["runc"],
+        package: "runc",
+        purpose: "runs the sandboxes of that runtime",
     },
 ];
 
