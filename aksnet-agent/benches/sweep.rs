@@ -16,6 +16,7 @@ use std::{
 };
 
 use aksnet_agent::{
+    classify::Whois,
     collect::{
         CollectConfig, Collector, DropNames, Now,
         fake::{FakeExit, FakePacket, FakeSource},
@@ -130,8 +131,12 @@ impl Bench {
             unix_ms: self.ms,
         };
         let start = Instant::now();
-        self.collector
-            .sweep(&mut self.source, now, &self.plan, &self.names);
+        self.collector.sweep(
+            &mut self.source,
+            now,
+            Whois::without_names(&self.plan),
+            &self.names,
+        );
         start.elapsed()
     }
 

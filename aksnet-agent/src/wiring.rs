@@ -1,7 +1,7 @@
 //! Joins the kernel side and the accounts to the agent's life.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -17,11 +17,13 @@ use crate::{
         kernel::{self, Kernel},
         status::ProgramStatus,
     },
+    classify::Whois,
     cli::{self, REVISION, VERSION},
     collect::{CollectConfig, Collector, DropNames, Now, SweepReport, source::Source as _},
     commands::top::json_lines,
     config::{BpfLog, Config},
     exit::{Exit, Failure, OrExit},
+    identify::index::Index,
     metrics::{Metrics, ProgramRuns},
     node::{Node, interface::Interface},
     plan::Plan,
@@ -50,6 +52,7 @@ pub fn load(config: &Config, node: &Node, _board: &Arc<Board>) -> Result<Parts, 
         names: drop_names(&loaded.kernel),
         source: loaded.source,
         plan: node.plan.clone(),
+        index: Arc::new(RwLock::new(Index::new(&config.node_name))),
         report: SweepReport::default(),
     })));
     bpf::loader::give_back_memory();
@@ -123,6 +126,7 @@ struct Inner {
     source: MapSource,
     names: DropNames,
     plan: Arc<Plan>,
+    index: Arc<RwLock<Index>>,
     report: SweepReport,
 }
 
@@ -142,12 +146,19 @@ impl Inner {
             source,
             names,
             plan,
+            index,
             ..
         } = self;
+        let index = index.read().unwrap_or_else(PoisonError::into_inner);
+        let whois = Whois {
+            plan,
+            index: &index,
+            translations: None,
+        };
         let report = if last {
-            collector.finish(source, now, plan, names)
+            collector.finish(source, now, whois, names)
         } else {
-            collector.sweep(source, now, plan, names)
+            collector.sweep(source, now, whois, names)
         };
         collector.metrics().observe_sweep(started.elapsed());
         // The next sweep reads what is left in the cells that this one closed: by then no program may still be
@@ -224,16 +235,16 @@ impl TopReader for Accounts {
             limit: query.limit,
             sort,
         };
-        top::rows(
-            &inner.collector,
-            &inner.source,
-            &inner.plan,
-            &inner.names,
-            query,
-        )
-        .iter()
-        .filter_map(|row| serde_json::to_value(row).ok())
-        .collect()
+        let index = inner.index.read().unwrap_or_else(PoisonError::into_inner);
+        let whois = Whois {
+            plan: &inner.plan,
+            index: &index,
+            translations: None,
+        };
+        top::rows(&inner.collector, &inner.source, &whois, &inner.names, query)
+            .iter()
+            .filter_map(|row| serde_json::to_value(row).ok())
+            .collect()
     }
 }
 

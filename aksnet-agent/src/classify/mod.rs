@@ -5,6 +5,13 @@
 //! tries its rules from top to bottom; what no rule knows is [`Class::Unknown`]. A class says neither what
 //! NAT did nor how far the traffic went: [`NatKind`] and [`Scope`] do, so that an anomaly (a pod-to-pod
 //! connection that was source-NATed) stands out in a query instead of hiding in a class of its own.
+//! [`anomaly`] names and counts those.
+
+// Whose an address is.
+pub mod whois;
+
+// What should not be.
+pub mod anomaly;
 
 use aksnet_common::{
     flow::Addr,
@@ -12,7 +19,14 @@ use aksnet_common::{
     stats::Role,
 };
 
-use crate::plan::{Place, Plan, Site};
+pub use self::{
+    anomaly::Anomaly,
+    whois::{Peer, Whois},
+};
+use crate::{
+    identify::object::Moment,
+    plan::{Place, Plan},
+};
 
 /// What kind of traffic a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -165,10 +179,12 @@ pub struct FlowFacts {
     pub client_ifindex: u32,
     /// The interface behind which the server is; 0: not known.
     pub server_ifindex: u32,
+    /// When the connection began: names are those of that time.
+    pub began: Moment,
 }
 
 /// What a connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// What kind of traffic.
     pub class: Class,
@@ -176,60 +192,70 @@ pub struct Verdict {
     pub nat: NatKind,
     /// How far it reaches.
     pub scope: Scope,
-    /// Where the client is.
-    pub client: Site,
-    /// Where the server is; where the dialled address is, as long as no translation was seen.
-    pub server: Site,
+    /// Who opened it.
+    pub client: Peer,
+    /// Who answers; who is at the dialled address, as long as no translation was seen.
+    pub server: Peer,
+    /// What should not be so.
+    pub anomaly: Option<Anomaly>,
 }
 
 /// Names a connection's class, NAT and reach.
 #[must_use]
-pub fn classify(facts: &FlowFacts, plan: &Plan) -> Verdict {
+pub fn classify(facts: &FlowFacts, whois: &Whois) -> Verdict {
     let after = facts.after.unwrap_or(facts.before);
-    let client = client(facts, plan);
-    let server = server(facts, after.dst, plan);
-    let dialled = plan.place(facts.before.dst);
+    let client = client(facts, whois);
+    let server = server(facts, &after, whois);
+    let dialled = whois
+        .peer(facts.before.dst, facts.before.dst_port, facts.began)
+        .place();
     let nat = NatKind::between(&facts.before, &after);
     let redirected = matches!(nat, NatKind::Dnat | NatKind::Both);
+    let class = class(
+        client.place(),
+        dialled,
+        server.place(),
+        redirected,
+        whois.plan.node_ports().contains(&facts.before.dst_port),
+    );
+    let scope = scope(
+        whois,
+        (&client, reach(client.place(), facts.before.src)),
+        (&server, reach(server.place(), after.dst)),
+    );
     Verdict {
-        class: class(
-            client.place,
-            dialled,
-            server.place,
-            redirected,
-            plan.node_ports().contains(&facts.before.dst_port),
-        ),
+        class,
         nat,
-        scope: scope(
-            reach(client.place, facts.before.src),
-            reach(server.place, after.dst),
-        ),
+        scope,
         client,
         server,
+        anomaly: facts
+            .after
+            .and_then(|after| anomaly::of(class, nat, &server, &after, facts, whois.plan)),
     }
 }
 
-/// The client's site. Its interface is better evidence than its address: with Azure CNI, pods and nodes
-/// share the virtual network's ranges.
-fn client(facts: &FlowFacts, plan: &Plan) -> Site {
-    let site = plan.site(facts.before.src);
-    match site.place {
-        Place::Link | Place::LocalPod | Place::ThisNode | Place::LocalDns => site,
-        _ if facts.from_node => Plan::site_of(Place::ThisNode),
-        _ if plan.role(facts.client_ifindex) == Some(Role::Pod) => Plan::site_of(Place::LocalPod),
-        _ => site,
+/// Who the client is. Its interface is better evidence than its address: with Azure CNI, pods and nodes share
+/// the virtual network's ranges.
+fn client(facts: &FlowFacts, whois: &Whois) -> Peer {
+    let peer = whois.peer(facts.before.src, facts.before.src_port, facts.began);
+    match peer.place() {
+        Place::Link | Place::LocalPod | Place::ThisNode | Place::LocalDns => peer,
+        _ if facts.from_node => Peer::at(Place::ThisNode),
+        _ if whois.plan.role(facts.client_ifindex) == Some(Role::Pod) => peer.local_pod(),
+        _ => peer,
     }
 }
 
-fn server(facts: &FlowFacts, address: Addr, plan: &Plan) -> Site {
-    let site = plan.site(address);
-    match site.place {
+fn server(facts: &FlowFacts, after: &Tuple, whois: &Whois) -> Peer {
+    let peer = whois.peer(after.dst, after.dst_port, facts.began);
+    match peer.place() {
         Place::Link | Place::LocalPod | Place::ThisNode | Place::LocalDns | Place::ApiServer => {
-            site
+            peer
         }
-        _ if facts.to_node => Plan::site_of(Place::ThisNode),
-        _ if plan.role(facts.server_ifindex) == Some(Role::Pod) => Plan::site_of(Place::LocalPod),
-        _ => site,
+        _ if facts.to_node => Peer::at(Place::ThisNode),
+        _ if whois.plan.role(facts.server_ifindex) == Some(Role::Pod) => peer.local_pod(),
+        _ => peer,
     }
 }
 
@@ -334,10 +360,14 @@ fn reach(place: Place, address: Addr) -> Reach {
     }
 }
 
-fn scope(client: Reach, server: Reach) -> Scope {
-    match client.max(server) {
+fn scope(whois: &Whois, client: (&Peer, Reach), server: (&Peer, Reach)) -> Scope {
+    match client.1.max(server.1) {
         Reach::Here => Scope::SameNode,
-        Reach::Cluster => Scope::CrossNode,
+        Reach::Cluster => match (whois.zone(client.0), whois.zone(server.0)) {
+            ("", _) | (_, "") => Scope::CrossNode,
+            (a, b) if a == b => Scope::SameZone,
+            _ => Scope::CrossZone,
+        },
         Reach::Somewhere => Scope::Unknown,
         Reach::Vnet => Scope::Vnet,
         Reach::Outside => Scope::External,

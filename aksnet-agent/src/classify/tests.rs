@@ -85,7 +85,7 @@ fn plan() -> Plan {
             .node_address(ip(n.bridge))
             .other_node("aks-2", ip(n.other_node))
             .load_balancer(ip(n.frontend))
-            .api_server(ip(n.api));
+            .api_server(ip(n.api), 443);
     }
     builder.build()
 }
@@ -109,11 +109,12 @@ fn seen(before: Tuple, after: Tuple, client_ifindex: u32, server_ifindex: u32) -
         to_node: false,
         client_ifindex,
         server_ifindex,
+        began: 0,
     }
 }
 
 fn is(facts: FlowFacts) -> (Class, NatKind, Scope) {
-    let verdict = classify(&facts, &plan());
+    let verdict = classify(&facts, &Whois::without_names(&plan()));
     (verdict.class, verdict.nat, verdict.scope)
 }
 
@@ -544,9 +545,12 @@ fn the_nodes_own_traffic_has_classes_of_its_own() {
 fn a_pod_with_a_virtual_network_address_is_known_by_its_veth() {
     for n in &NETS {
         let t = tuple(n.vnet, 40000, n.outside, 443);
-        let verdict = classify(&seen(t, t, POD_VETH, UPLINK), &plan());
+        let verdict = classify(
+            &seen(t, t, POD_VETH, UPLINK),
+            &Whois::without_names(&plan()),
+        );
         assert_eq!(verdict.class, Class::PodToExternal);
-        assert_eq!(verdict.client.place, Place::LocalPod);
+        assert_eq!(verdict.client.place(), Place::LocalPod);
     }
 }
 

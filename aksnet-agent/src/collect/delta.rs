@@ -7,7 +7,7 @@
 use aksnet_common::flow::{ColdCell, HotCell, TIME_BUCKETS};
 
 use crate::{
-    classify::Class,
+    classify::{Anomaly, Class},
     metrics::flow::{FlowHandles, NOT_NATED},
 };
 
@@ -31,6 +31,10 @@ pub(super) const TWIN: u16 = 1 << 7;
 pub(super) const HEARD: u16 = 1 << 10;
 /// Two bits: the connection's [`aksnet_common::passage::NatKind`].
 pub(super) const NAT_SHIFT: u16 = 8;
+/// An end of it had no name when it was judged.
+pub(super) const NAMELESS: u16 = 1 << 11;
+/// Two bits: one more than the number of the connection's [`Anomaly`], 0 for none.
+const ANOMALY_SHIFT: u16 = 12;
 
 /// What of a cell's hot half has been accounted, and to which series.
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,6 +99,16 @@ impl Seen {
     pub(super) fn nat(&self) -> aksnet_common::passage::NatKind {
         use aksnet_common::passage::NatKind;
         NatKind::try_from(u32::from(self.flags >> NAT_SHIFT) & 3).unwrap_or(NatKind::None)
+    }
+
+    pub(super) fn anomaly(&self) -> Option<Anomaly> {
+        let number = usize::from(self.flags >> ANOMALY_SHIFT & 3);
+        Anomaly::ALL.get(number.checked_sub(1)?).copied()
+    }
+
+    pub(super) fn set_anomaly(&mut self, anomaly: Option<Anomaly>) {
+        let number = anomaly.map_or(0, |anomaly| anomaly as u16 + 1);
+        self.flags = (self.flags & !(3 << ANOMALY_SHIFT)) | number << ANOMALY_SHIFT;
     }
 
     pub(super) fn handles(&self) -> FlowHandles {

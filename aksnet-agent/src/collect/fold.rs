@@ -11,9 +11,17 @@ use super::{
 };
 use crate::metrics::FlowCounts;
 
+/// What of a cell's news is too rare to have a handle.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rare {
+    /// Packets that were sent again.
+    pub(super) resent: u64,
+    /// Connections that were opened.
+    pub(super) opened: u64,
+}
+
 impl Collector {
-    /// Adds what is new in a judged cell to its series; returns how many packets were sent again, for
-    /// [`Self::fold_retransmits`].
+    /// Adds what is new in a judged cell to its series; returns what is left for [`Self::fold_rare`].
     #[inline]
     #[expect(
         clippy::cast_precision_loss,
@@ -25,7 +33,7 @@ impl Collector {
         cell: u32,
         hot: &HotCell,
         cold: Option<&ColdCell>,
-    ) -> u64 {
+    ) -> Rare {
         let index = cell as usize;
         let seen = &mut self.seen[index];
         let finished = seen.tcp & (FIN | RST) != 0;
@@ -62,7 +70,10 @@ impl Collector {
         if let Some(cold) = cold {
             self.fold_cold(sweep, cell, cold);
         }
-        delta.retransmits
+        Rare {
+            resent: delta.retransmits,
+            opened: connections,
+        }
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "low 32 bits are meant")]

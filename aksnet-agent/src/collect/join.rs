@@ -16,7 +16,7 @@ use aksnet_common::{
     passage::Tuple,
 };
 
-use crate::plan::{Place, Plan};
+use crate::{classify::Whois, plan::Place};
 
 /// Which side of a connection a flow is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ pub fn has_replies(key: &FlowKey) -> bool {
 /// that, what NAT did tells: only an originator dials a service or a frontend and has it replaced, and only
 /// a reply gets such an address as its source.
 #[must_use]
-pub fn evidence(hot: &HotCell, after: Option<&Tuple>, plan: &Plan) -> Option<Side> {
+pub fn evidence(hot: &HotCell, after: Option<&Tuple>, whois: &Whois) -> Option<Side> {
     let before = hot.key.tuple();
     match hot.key.protocol {
         TCP if hot.connections > 0 => return Some(Side::Originator),
@@ -120,15 +120,17 @@ pub fn evidence(hot: &HotCell, after: Option<&Tuple>, plan: &Plan) -> Option<Sid
     }
     let stands_for_others =
         |place: Place| matches!(place, Place::Service | Place::LoadBalancer) || place.is_outside();
-    if plan.place(before.dst) == Place::Service {
+    let place = |address, port| whois.peer(address, port, hot.first_ns).place();
+    let dialled = place(before.dst, before.dst_port);
+    if dialled == Place::Service {
         return Some(Side::Originator);
     }
     let after = after?;
     // From node:port to somewhere else, MASQUERADE and node ports look alike: no evidence.
-    if before.dst != after.dst && stands_for_others(plan.place(before.dst)) {
+    if before.dst != after.dst && stands_for_others(dialled) {
         return Some(Side::Originator);
     }
-    if before.src != after.src && stands_for_others(plan.place(after.src)) {
+    if before.src != after.src && stands_for_others(place(after.src, after.src_port)) {
         return Some(Side::Reply);
     }
     None
@@ -218,6 +220,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::Plan;
 
     fn addr(s: &str) -> Addr {
         s.parse::<IpAddr>().expect("an address").into()
@@ -272,11 +275,14 @@ mod tests {
         for (protocol, kind) in [(ICMP, 3u16), (ICMP, 11), (ICMPV6, 1), (ICMPV6, 2)] {
             let cell = hot(protocol, tuple("1.1.1.1", 0, "10.244.1.5", kind << 8));
             assert!(!has_replies(&cell.key));
-            assert_eq!(evidence(&cell, None, &plan()), Some(Side::Reply));
+            assert_eq!(
+                evidence(&cell, None, &Whois::without_names(&plan())),
+                Some(Side::Reply)
+            );
         }
         let solicitation = hot(ICMPV6, tuple("fe80::1", 0, "ff02::1", 135 << 8));
         assert_eq!(
-            evidence(&solicitation, None, &plan()),
+            evidence(&solicitation, None, &Whois::without_names(&plan())),
             Some(Side::Originator)
         );
     }
@@ -284,29 +290,47 @@ mod tests {
     #[test]
     fn syn_and_syn_ack_tell_the_sides() {
         let mut cell = hot(TCP, tuple("10.244.1.5", 80, "10.244.1.6", 40000));
-        assert_eq!(evidence(&cell, None, &plan()), None);
+        assert_eq!(evidence(&cell, None, &Whois::without_names(&plan())), None);
         assert_eq!(guess(&cell.key.tuple()), Side::Reply);
         cell.syn_ns = 5;
-        assert_eq!(evidence(&cell, None, &plan()), Some(Side::Reply));
+        assert_eq!(
+            evidence(&cell, None, &Whois::without_names(&plan())),
+            Some(Side::Reply)
+        );
         cell.connections = 1;
-        assert_eq!(evidence(&cell, None, &plan()), Some(Side::Originator));
+        assert_eq!(
+            evidence(&cell, None, &Whois::without_names(&plan())),
+            Some(Side::Originator)
+        );
     }
 
     #[test]
     fn a_service_address_tells_the_sides_of_a_connection_seen_midway() {
         let request = hot(UDP, tuple("10.244.1.5", 50, "10.0.0.10", 53));
-        assert_eq!(evidence(&request, None, &plan()), Some(Side::Originator));
+        assert_eq!(
+            evidence(&request, None, &Whois::without_names(&plan())),
+            Some(Side::Originator)
+        );
         let answer = hot(UDP, tuple("10.244.1.6", 53, "10.244.1.5", 50));
         let after = tuple("10.0.0.10", 53, "10.244.1.5", 50);
-        assert_eq!(evidence(&answer, Some(&after), &plan()), Some(Side::Reply));
-        assert_eq!(evidence(&answer, None, &plan()), None);
+        assert_eq!(
+            evidence(&answer, Some(&after), &Whois::without_names(&plan())),
+            Some(Side::Reply)
+        );
+        assert_eq!(
+            evidence(&answer, None, &Whois::without_names(&plan())),
+            None
+        );
     }
 
     #[test]
     fn masquerade_and_node_port_are_no_evidence_alone() {
         let unsnat = hot(UDP, tuple("1.1.1.1", 53, "10.224.0.4", 5000));
         let after = tuple("1.1.1.1", 53, "10.244.1.5", 5000);
-        assert_eq!(evidence(&unsnat, Some(&after), &plan()), None);
+        assert_eq!(
+            evidence(&unsnat, Some(&after), &Whois::without_names(&plan())),
+            None
+        );
         assert_eq!(guess(&unsnat.key.tuple()), Side::Reply);
     }
 

@@ -10,22 +10,26 @@ use aksnet_common::{
 };
 
 use super::{
-    delta::{CLOSED, ColdSeen, KNOWN, NAT_SHIFT, RECHECK, REPLY, SURE, Seen, TWIN},
+    delta::{CLOSED, ColdSeen, KNOWN, NAMELESS, NAT_SHIFT, RECHECK, REPLY, SURE, Seen, TWIN},
+    fold::Rare,
     join::{self, Side},
     source::Source,
     sweep::{Collector, NONE, Sweep},
 };
 use crate::{
-    classify::{FlowFacts, Verdict, classify},
+    classify::{FlowFacts, Peer, Verdict, Whois, classify},
     metrics::{
         Families,
         labels::{FlowLabels, Party, Symbol},
     },
-    plan::{Plan, Site},
 };
 
 /// Flows that begin within this time of the first sweep may have begun long before.
 const MIDSTREAM_NS: u64 = 2_000_000_000;
+/// A flow that has no name when it is so old gets none.
+const NAME_AGE_NS: u64 = 60_000_000_000;
+/// How many nameless flows one sweep asks about.
+const NAMES_PER_SWEEP: usize = 4_096;
 
 /// One flow, as far as judging needs it.
 #[derive(Clone, Copy)]
@@ -90,7 +94,7 @@ impl Half {
 
 /// What is seen of a connection of which one flow is `half`, which is on `side`, and the other, if any, is
 /// `partner`.
-pub(super) fn facts(half: &Half, side: Side, partner: Option<&Half>) -> FlowFacts {
+pub(super) fn facts(half: &Half, side: Side, partner: Option<&Half>, whois: &Whois) -> FlowFacts {
     let (originator, reply) = match side {
         Side::Originator => (Some(half), partner),
         Side::Reply => (partner, Some(half)),
@@ -106,46 +110,62 @@ pub(super) fn facts(half: &Half, side: Side, partner: Option<&Half>) -> FlowFact
         0 => reply.map_or(0, Half::in_ifindex),
         ifindex => ifindex,
     };
+    let from_node = originator.is_some_and(Half::node_sends);
+    let after = originator.and_then(|o| o.after).or(turned);
+    // What a process of the node sends is translated before it reaches any interface.
+    let dialled = from_node
+        .then(|| whois.dialled(half.hot.key.protocol, &before))
+        .flatten();
+    let began = [originator, reply].into_iter().flatten();
     FlowFacts {
-        before,
-        after: originator.and_then(|o| o.after).or(turned),
-        from_node: originator.is_some_and(Half::node_sends),
+        after: after.or(dialled.map(|_| before)),
+        before: dialled.unwrap_or(before),
+        from_node,
         to_node: reply.is_some_and(Half::node_sends),
         client_ifindex,
         server_ifindex,
+        began: began.map(|half| half.hot.first_ns).min().unwrap_or(0),
     }
 }
 
 /// The labels of a connection's flow.
 pub(super) fn labels(
     families: &mut Families,
-    plan: &Plan,
+    whois: &Whois,
     half: &Half,
     side: Side,
     verdict: &Verdict,
 ) -> FlowLabels {
-    let client = party(families, plan, verdict.client);
-    let server = party(families, plan, verdict.server);
     let (src, dst) = match side {
-        Side::Originator => (client, server),
-        Side::Reply => (server, client),
+        Side::Originator => (&verdict.client, &verdict.server),
+        Side::Reply => (&verdict.server, &verdict.client),
     };
+    let mut pod = |peer| {
+        if families.flow.pod_labels() {
+            families.symbols.intern(whois.pod(peer))
+        } else {
+            Symbol::EMPTY
+        }
+    };
+    let (src_pod, dst_pod) = (pod(src), pod(dst));
     FlowLabels {
         class: verdict.class,
         nat: verdict.nat,
         scope: verdict.scope,
         protocol: half.hot.key.protocol,
         family: half.hot.key.family,
-        src,
-        dst,
+        src: party(families, whois, src),
+        dst: party(families, whois, dst),
+        src_pod,
+        dst_pod,
     }
 }
 
-/// Who is at a site, as far as the address plan knows.
-pub(super) fn party(families: &mut Families, plan: &Plan, site: Site) -> Party {
+/// A peer as labels name it.
+pub(super) fn party(families: &mut Families, whois: &Whois, peer: &Peer) -> Party {
     Party {
-        namespace: Symbol::EMPTY,
-        workload: families.symbols.intern(plan.name(site)),
+        namespace: families.symbols.intern(whois.namespace(peer)),
+        workload: families.symbols.intern(whois.workload(peer)),
     }
 }
 
@@ -172,8 +192,8 @@ impl Collector {
         for &cell in fresh.iter().chain(&rejudged) {
             let (hot, cold) = (source.hot(cell), source.cold(cell));
             self.bind(source, sweep, cell);
-            let resent = self.fold(sweep, cell, &hot, Some(&cold));
-            self.fold_retransmits(source, sweep, cell, resent);
+            let rare = self.fold(sweep, cell, &hot, Some(&cold));
+            self.fold_rare(source, sweep, cell, rare);
         }
         let mut rebind = std::mem::take(&mut self.rebind);
         for &cell in &rebind {
@@ -261,7 +281,7 @@ impl Collector {
     /// Finds a flow's partner and decides which side it is.
     fn pair<S: Source>(&mut self, source: &S, sweep: &Sweep, cell: u32) {
         let half = Half::read(source, cell);
-        let evidence = join::evidence(&half.hot, half.after.as_ref(), sweep.plan);
+        let evidence = join::evidence(&half.hot, half.after.as_ref(), &sweep.whois);
         let Some(other) = self.mirror(source, &half, cell) else {
             self.unlink(cell);
             let side = evidence.or_else(|| {
@@ -279,7 +299,7 @@ impl Collector {
             return;
         };
         let partner = Half::read(source, other);
-        let side = self.decide(cell, &half, evidence, other, &partner, sweep.plan);
+        let side = self.decide(cell, &half, evidence, other, &partner, &sweep.whois);
         self.set_side(cell, side, true);
 
         // A flow that is being closed makes room for the one that continues it.
@@ -317,9 +337,9 @@ impl Collector {
         evidence: Option<Side>,
         other: u32,
         partner: &Half,
-        plan: &Plan,
+        whois: &Whois,
     ) -> Side {
-        let theirs = join::evidence(&partner.hot, partner.after.as_ref(), plan);
+        let theirs = join::evidence(&partner.hot, partner.after.as_ref(), whois);
         match (evidence, theirs.map(Side::other)) {
             (Some(a), Some(b)) if a == b => return a,
             (Some(side), None) | (None, Some(side)) => return side,
@@ -364,11 +384,16 @@ impl Collector {
     }
 
     /// What a judged flow's connection is.
-    pub(super) fn verdict<S: Source>(&self, source: &S, plan: &Plan, cell: u32) -> (Half, Verdict) {
+    pub(super) fn verdict<S: Source>(
+        &self,
+        source: &S,
+        whois: &Whois,
+        cell: u32,
+    ) -> (Half, Verdict) {
         let half = Half::read(source, cell);
         let partner = self.partner(cell).map(|other| Half::read(source, other));
-        let facts = facts(&half, self.side(cell), partner.as_ref());
-        (half, classify(&facts, plan))
+        let facts = facts(&half, self.side(cell), partner.as_ref(), whois);
+        (half, classify(&facts, whois))
     }
 
     /// The labels of a judged flow, made anew.
@@ -378,8 +403,9 @@ impl Collector {
         sweep: &mut Sweep,
         cell: u32,
     ) -> (FlowLabels, Verdict) {
-        let (half, verdict) = self.verdict(source, sweep.plan, cell);
-        let labels = labels(sweep.families, sweep.plan, &half, self.side(cell), &verdict);
+        let whois = &sweep.whois;
+        let (half, verdict) = self.verdict(source, whois, cell);
+        let labels = labels(sweep.families, whois, &half, self.side(cell), &verdict);
         (labels, verdict)
     }
 
@@ -388,26 +414,65 @@ impl Collector {
         if !self.known(cell) {
             return;
         }
-        let (labels, _) = self.labels(source, sweep, cell);
+        let (labels, verdict) = self.labels(source, sweep, cell);
         let handles = sweep.families.flow.handles(labels);
+        let nameless = verdict.client.awaits_name() || verdict.server.awaits_name();
+        if nameless && !self.seen[cell as usize].has(NAMELESS) {
+            self.nameless.push(cell);
+        }
         let seen = &mut self.seen[cell as usize];
+        seen.set(NAMELESS, nameless);
+        seen.set_anomaly(verdict.anomaly);
         seen.flow = handles.flow;
         seen.nat_bytes = handles.nat_bytes;
         seen.class = labels.class as u8;
         seen.flags = (seen.flags & !(3 << NAT_SHIFT)) | (labels.nat as u16) << NAT_SHIFT;
     }
 
-    /// Adds packets that were sent again to their series: seldom enough to look it up each time.
-    pub(super) fn fold_retransmits<S: Source>(
+    /// Asks again who the flows' ends are that had no name when they were judged.
+    pub(super) fn ask_for_names<S: Source>(&mut self, source: &S, sweep: &mut Sweep) {
+        let mut nameless = std::mem::take(&mut self.nameless);
+        // The oldest wait longest, and each sweep asks for so many at the most.
+        let later = nameless.split_off(nameless.len().min(NAMES_PER_SWEEP));
+        for &cell in &nameless {
+            let index = cell as usize;
+            if !self.seen[index].has(NAMELESS) {
+                continue;
+            }
+            self.seen[index].set(NAMELESS, false);
+            let age = sweep
+                .now
+                .monotonic_ns
+                .saturating_sub(source.hot(cell).first_ns);
+            if age < NAME_AGE_NS {
+                // Puts it back on the list, if it still has none.
+                self.bind(source, sweep, cell);
+            }
+        }
+        let again = std::mem::replace(&mut self.nameless, later);
+        self.nameless.extend(again);
+    }
+
+    /// Adds what is seldom enough to look its series up each time.
+    pub(super) fn fold_rare<S: Source>(
         &self,
         source: &S,
         sweep: &mut Sweep,
         cell: u32,
-        packets: u64,
+        rare: Rare,
     ) {
-        if packets > 0 {
-            let (labels, _) = self.labels(source, sweep, cell);
-            sweep.families.tcp.retransmits(labels, packets);
+        let anomaly = self.seen[cell as usize]
+            .anomaly()
+            .filter(|_| rare.opened > 0);
+        if rare.resent == 0 && anomaly.is_none() {
+            return;
+        }
+        let (labels, _) = self.labels(source, sweep, cell);
+        if rare.resent > 0 {
+            sweep.families.tcp.retransmits(labels, rare.resent);
+        }
+        if let Some(anomaly) = anomaly {
+            sweep.families.flow.anomalous(anomaly, labels, rare.opened);
         }
     }
 }

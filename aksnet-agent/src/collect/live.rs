@@ -12,7 +12,7 @@ use super::{
     source::Source,
     sweep::{Collector, milliseconds},
 };
-use crate::{classify::Verdict, plan::Plan};
+use crate::classify::{Verdict, Whois};
 
 /// A flow as it stands now.
 #[derive(Clone, Copy, Debug)]
@@ -73,11 +73,11 @@ impl Collector {
     }
 
     /// A flow, if the cell holds one that was judged.
-    pub fn flow<S: Source>(&self, source: &S, plan: &Plan, cell: u32) -> Option<LiveFlow> {
+    pub fn flow<S: Source>(&self, source: &S, whois: &Whois, cell: u32) -> Option<LiveFlow> {
         if !self.known(cell) {
             return None;
         }
-        let (half, verdict) = self.verdict(source, plan, cell);
+        let (half, verdict) = self.verdict(source, whois, cell);
         let link = &self.links[cell as usize];
         let ago = self.ms().wrapping_sub(self.seen[cell as usize].changed);
         Some(LiveFlow {

@@ -19,9 +19,9 @@ use super::{
     sweep::{Collector, Sweep},
 };
 use crate::{
-    classify::classify,
+    classify::{Peer, Whois, classify},
     metrics::{DropLabels, FlowCounts, labels::FlowLabels},
-    plan::{Place, Plan, Site},
+    plan::Place,
 };
 
 /// How many kinds of drops without a live flow are remembered for `top`.
@@ -112,13 +112,14 @@ impl Collector {
             };
             return (self.side(partner).other(), labels);
         }
-        let evidence = join::evidence(&half.hot, None, sweep.plan);
+        let whois = &sweep.whois;
+        let evidence = join::evidence(&half.hot, None, whois);
         let side = evidence.unwrap_or_else(|| match key.protocol {
             TCP => join::guess(&key.tuple()),
             _ => Side::Originator,
         });
-        let verdict = classify(&facts(&half, side, None), sweep.plan);
-        let labels = labels(sweep.families, sweep.plan, &half, side, &verdict);
+        let verdict = classify(&facts(&half, side, None, whois), whois);
+        let labels = labels(sweep.families, whois, &half, side, &verdict);
         (side, labels)
     }
 
@@ -142,7 +143,7 @@ impl Collector {
             let packets = stats.skbs + stats.gso_packets;
             let bytes = stats.bytes + stats.gso_bytes;
             let cell = self.dropped_flow(source, &key, &stats);
-            let labels = self.drop_labels(source, sweep, &key, cell);
+            let labels = self.drop_labels(source, sweep, &key, &stats, cell);
             sweep.families.drops.add(labels, packets, bytes);
             self.accounted.dropped_packets += packets;
             self.accounted.dropped_bytes += bytes;
@@ -205,26 +206,28 @@ impl Collector {
         source: &S,
         sweep: &mut Sweep,
         drop: &DropKey,
+        stats: &DropStats,
         cell: Option<u32>,
     ) -> DropLabels {
+        let whois = &sweep.whois;
         let (src, dst) = match cell {
             Some(cell) => {
-                let (_, verdict) = self.verdict(source, sweep.plan, cell);
+                let (_, verdict) = self.verdict(source, whois, cell);
                 match self.side(cell) {
                     Side::Originator => (verdict.client, verdict.server),
                     Side::Reply => (verdict.server, verdict.client),
                 }
             }
-            None => drop_sites(drop, sweep.plan),
+            None => drop_peers(drop, stats, whois),
         };
         let reason = sweep.names.reason(drop.reason);
         let symbol = sweep.names.symbol(drop.location);
         DropLabels {
-            cause: cause_to(&reason, symbol, dst.place, drop.key.dst_port),
+            cause: cause_to(&reason, symbol, dst.place(), drop.key.dst_port),
             reason: sweep.families.symbols.intern(&reason),
-            direction: Direction::between(src.place, dst.place),
-            src: party(sweep.families, sweep.plan, src),
-            dst: party(sweep.families, sweep.plan, dst),
+            direction: Direction::between(src.place(), dst.place()),
+            src: party(sweep.families, whois, &src),
+            dst: party(sweep.families, whois, &dst),
         }
     }
 
@@ -249,18 +252,20 @@ impl Collector {
 }
 
 /// The ends of a dropped packet by its own addresses and interfaces.
-pub(super) fn drop_sites(drop: &DropKey, plan: &Plan) -> (Site, Site) {
-    let at_pod = |site: Site, ifindex: u32| match site.place {
-        Place::Link | Place::ThisNode | Place::LocalDns => site,
-        _ if plan.role(ifindex) == Some(Role::Pod) => Plan::site_of(Place::LocalPod),
-        _ => site,
+pub(super) fn drop_peers(drop: &DropKey, stats: &DropStats, whois: &Whois) -> (Peer, Peer) {
+    let key = &drop.key;
+    let at_pod = |peer: Peer, ifindex: u32| match peer.place() {
+        Place::Link | Place::ThisNode | Place::LocalDns => peer,
+        _ if whois.plan.role(ifindex) == Some(Role::Pod) => peer.local_pod(),
+        _ => peer,
     };
-    let src = at_pod(plan.site(drop.key.src), drop.iif);
+    let src = whois.peer(key.src, key.src_port, stats.last_ns);
+    let dst = whois.peer(key.dst, key.dst_port, stats.last_ns);
     // The device is where the packet came in, or where it was to leave.
     let out = if drop.key.ifindex == drop.iif {
         0
     } else {
         drop.key.ifindex
     };
-    (src, at_pod(plan.site(drop.key.dst), out))
+    (at_pod(src, drop.iif), at_pod(dst, out))
 }

@@ -11,6 +11,8 @@ pub struct CollectConfig {
     pub closed_idle_ms: u32,
     /// A flow is judged when it is this old: its first packet has then left, and its translation is known.
     pub settle_ms: u32,
+    /// A flow of a pod that no object was heard of yet waits so long for its name.
+    pub name_wait_ms: u32,
     /// A SYN without an answer for this long is unanswered.
     pub unanswered_ms: u32,
 }
@@ -21,6 +23,7 @@ impl Default for CollectConfig {
             idle_ms: 60_000,
             closed_idle_ms: 5_000,
             settle_ms: 10,
+            name_wait_ms: 3_000,
             unanswered_ms: 10_000,
         }
     }

@@ -22,8 +22,10 @@ use super::{
     source::Source,
 };
 use crate::{
+    classify::Whois,
+    identify::object::Kind,
     metrics::{Families, Metrics},
-    plan::Plan,
+    plan::Place,
 };
 
 /// How many cells a sweep judges again at the most, when the plan has changed.
@@ -97,7 +99,10 @@ pub struct Collector {
     pub(super) now: Now,
     /// Milliseconds between the last two sweeps.
     pub(super) interval_ms: u32,
-    plan_id: u64,
+    /// What was judged by: the plan's number and the index's generation.
+    judged_by: (u64, u64),
+    /// Flows of pods whose names were not known when they were judged.
+    pub(super) nameless: Vec<u32>,
     /// The flows of so many cells, from this one on, were judged by an older plan.
     stale: (u32, u32),
 }
@@ -105,7 +110,7 @@ pub struct Collector {
 /// What all steps of a sweep need.
 pub(super) struct Sweep<'a> {
     pub(super) families: &'a mut Families,
-    pub(super) plan: &'a Plan,
+    pub(super) whois: Whois<'a>,
     pub(super) names: &'a DropNames,
     pub(super) now: Now,
     /// Milliseconds of the collector's clock.
@@ -141,7 +146,8 @@ impl Collector {
             started_ns: None,
             now: Now::default(),
             interval_ms: 0,
-            plan_id: 0,
+            judged_by: (0, 0),
+            nameless: Vec::new(),
             stale: (0, 0),
         }
     }
@@ -163,10 +169,10 @@ impl Collector {
         &mut self,
         source: &mut S,
         now: Now,
-        plan: &Plan,
+        whois: Whois,
         names: &DropNames,
     ) -> SweepReport {
-        self.run(source, now, plan, names, false)
+        self.run(source, now, whois, names, false)
     }
 
     /// The last sweep, when the programs are detached: accounts everything there is, however young, and
@@ -175,17 +181,17 @@ impl Collector {
         &mut self,
         source: &mut S,
         now: Now,
-        plan: &Plan,
+        whois: Whois,
         names: &DropNames,
     ) -> SweepReport {
-        self.run(source, now, plan, names, true)
+        self.run(source, now, whois, names, true)
     }
 
     fn run<S: Source>(
         &mut self,
         source: &mut S,
         now: Now,
-        plan: &Plan,
+        whois: Whois,
         names: &DropNames,
         last: bool,
     ) -> SweepReport {
@@ -199,11 +205,11 @@ impl Collector {
         self.now = now;
         let mut sweep = Sweep {
             families: &mut families,
-            plan,
+            whois,
             names,
             now,
             ms,
-            replan: self.replan(plan, source.cells()),
+            replan: self.replan(whois, source.cells()),
             last,
             report: SweepReport::default(),
         };
@@ -211,6 +217,7 @@ impl Collector {
 
         self.scan(source, &mut sweep);
         self.judge(source, &mut sweep);
+        self.ask_for_names(source, &mut sweep);
         self.take_remains(source, &mut sweep);
         self.settle_handshakes(source, &mut sweep);
         self.give_back(source, &mut sweep);
@@ -223,10 +230,11 @@ impl Collector {
 
     /// The cells to judge again in this sweep. A plan changes with every pod, and to judge a full table takes
     /// longer than a sweep should: it is spread over several.
-    fn replan(&mut self, plan: &Plan, cells: u32) -> Range<u32> {
+    fn replan(&mut self, whois: Whois, cells: u32) -> Range<u32> {
         let (mut from, mut count) = self.stale;
-        if self.plan_id != plan.id() {
-            self.plan_id = plan.id();
+        let judging_by = (whois.plan.id(), whois.index.generation());
+        if self.judged_by != judging_by {
+            self.judged_by = judging_by;
             count = cells;
         }
         if from >= cells {
@@ -299,13 +307,33 @@ impl Collector {
             .hot(cell)
             .first_ns
             .saturating_add(u64::from(self.config.settle_ms) * 1_000_000);
-        if settled > sweep.now.monotonic_ns && !sweep.last {
+        let unsettled = settled > sweep.now.monotonic_ns || self.awaits_name(source, sweep, cell);
+        if unsettled && !sweep.last {
             sweep.report.unsettled += 1;
             return;
         }
         sweep.report.new += 1;
         sweep.report.changed += 1;
         self.fresh.push(cell);
+    }
+
+    /// Whether a young flow is a pod's of this node that no object was heard of yet. Its counts wait in the cell.
+    fn awaits_name<S: Source>(&self, source: &S, sweep: &Sweep, cell: u32) -> bool {
+        let whois = sweep.whois;
+        let told = [Kind::LocalPod, Kind::Sandbox];
+        if !told.iter().any(|kind| whois.index.synced(*kind)) {
+            return false;
+        }
+        let hot = source.hot(cell);
+        let young = u64::from(self.config.name_wait_ms) * 1_000_000;
+        if hot.first_ns.saturating_add(young) <= sweep.now.monotonic_ns {
+            return false;
+        }
+        let awaited = |address, port| {
+            let peer = whois.peer(address, port, hot.first_ns);
+            peer.holder.is_none() && peer.place() == Place::LocalPod
+        };
+        awaited(hot.key.src, hot.key.src_port) || awaited(hot.key.dst, hot.key.dst_port)
     }
 
     /// A known cell with news: folds it, or leaves it to be judged again first.
@@ -331,8 +359,8 @@ impl Collector {
         if self.replan_cell(source, sweep, cell) {
             return;
         }
-        let resent = self.fold(sweep, cell, &hot, cold.as_ref());
-        self.fold_retransmits(source, sweep, cell, resent);
+        let rare = self.fold(sweep, cell, &hot, cold.as_ref());
+        self.fold_rare(source, sweep, cell, rare);
     }
 
     /// Where the plan has changed: gives the flow its class anew, or leaves it to be judged, if the new plan
@@ -405,8 +433,8 @@ impl Collector {
             self.rejudged.push(cell);
             return;
         }
-        let resent = self.fold(sweep, cell, &hot, Some(&cold));
-        self.fold_retransmits(source, sweep, cell, resent);
+        let rare = self.fold(sweep, cell, &hot, Some(&cold));
+        self.fold_rare(source, sweep, cell, rare);
         if !sweep.last {
             self.freeing.push(cell);
         }

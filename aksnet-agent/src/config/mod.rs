@@ -18,7 +18,11 @@ pub mod merge;
 
 pub mod suggest;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -60,6 +64,10 @@ pub struct Config {
     pub private_endpoint_cidr: Vec<IpNet>,
     /// Ranges that have a name of their own in labels.
     pub named_cidr: Vec<(String, IpNet)>,
+    /// Frontends of load balancers.
+    pub load_balancer: Vec<IpAddr>,
+    /// Where the API server answers; port 0: any.
+    pub api_server: Vec<SocketAddr>,
     /// Cells in the flow table.
     pub flow_cells: u32,
     /// Entries in the table that takes the flows of full buckets.
@@ -74,6 +82,8 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// The most series a metric may have; what is beyond is folded into `other`.
     pub series_limit: usize,
+    /// Whether the flow metrics name pods besides workloads.
+    pub pod_labels: bool,
     /// NAT that costs a later packet of a connection more than this is flagged.
     pub nat_budget: Duration,
     /// NAT that costs the packet that opens a connection more than this is flagged.
@@ -115,6 +125,8 @@ impl Default for Config {
             vnet_cidr: Vec::new(),
             private_endpoint_cidr: Vec::new(),
             named_cidr: Vec::new(),
+            load_balancer: Vec::new(),
+            api_server: Vec::new(),
             flow_cells: 65_536,
             spill_entries: 16_384,
             sample: 64,
@@ -122,6 +134,7 @@ impl Default for Config {
             interval: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(30),
             series_limit: metrics.series_limit,
+            pod_labels: false,
             nat_budget: Duration::from_nanos(metrics.overhead_budget.established_ns),
             nat_budget_first: Duration::from_nanos(metrics.overhead_budget.first_ns),
             conntrack: ConntrackMode::Events,
@@ -145,6 +158,7 @@ impl Config {
         let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         MetricsConfig {
             series_limit: self.series_limit,
+            pod_labels: self.pod_labels,
             overhead_budget: OverheadBudget {
                 first_ns: ns(self.nat_budget_first),
                 established_ns: ns(self.nat_budget),

@@ -138,6 +138,15 @@ pub static SETTINGS: &[Setting] = &[
         |c| vec![c.series_limit.to_string()]
     ),
     setting!(
+        pod_labels,
+        "true|false",
+        Switch,
+        OUTPUTS,
+        "Has the flow metrics name pods (src_pod, dst_pod) besides workloads; mind series_limit",
+        |v| value::flag(&v[0])?,
+        |c| vec![c.pod_labels.to_string()]
+    ),
+    setting!(
         uplink,
         "INTERFACE",
         Many,
@@ -239,6 +248,24 @@ pub static SETTINGS: &[Setting] = &[
             .iter()
             .map(|(name, net)| format!("{name}={net}"))
             .collect()
+    ),
+    setting!(
+        load_balancer,
+        "ADDRESS",
+        Many,
+        PLAN,
+        "Frontends of load balancers, where Kubernetes' services do not tell",
+        |v| all(v, value::address)?,
+        |c| texts(&c.load_balancer)
+    ),
+    setting!(
+        api_server,
+        "ADDRESS:PORT",
+        Many,
+        PLAN,
+        "Where the API server answers, where Kubernetes does not tell; port 0 stands for any",
+        |v| all(v, value::api_server)?,
+        |c| texts(&c.api_server)
     ),
     setting!(
         flow_cells,

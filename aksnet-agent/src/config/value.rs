@@ -1,7 +1,12 @@
 //! How single values are read: each reader's error says what is wrong with the value and what would be
 //! right. Which setting it was, and where it stands, is added by the caller.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
@@ -79,6 +84,19 @@ pub(super) fn named_cidr(text: &str) -> Result<(String, IpNet), String> {
         ));
     }
     Ok((name.to_owned(), cidr(net)?))
+}
+
+pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+    IpAddr::from_str(text)
+        .map_err(|_| format!("'{text}' is not an address; write for example 20.99.1.1"))
+}
+
+pub(super) fn api_server(text: &str) -> Result<SocketAddr, String> {
+    SocketAddr::from_str(text).map_err(|_| {
+        format!(
+            "'{text}' is not ADDRESS:PORT; write for example 10.224.0.200:443 or [fd00::200]:443"
+        )
+    })
 }
 
 pub(super) fn interface(text: &str) -> Result<String, String> {

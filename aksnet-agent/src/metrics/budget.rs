@@ -117,13 +117,22 @@ impl<K: LabelSet, V: Default> SeriesTable<K, V> {
         &'a self,
         symbols: &'a Symbols,
     ) -> impl Iterator<Item = (Vec<String>, &'a V)> + 'a {
-        self.keys.iter().zip(&self.values).map(|(key, value)| {
-            let labels = key.as_ref().map_or_else(
-                || vec![OTHER.to_owned(); K::NAMES.len()],
-                |key| key.values(symbols),
-            );
-            (labels, value)
-        })
+        self.series()
+            .map(|(key, value)| (Self::labels(key, symbols), value))
+    }
+
+    /// All series; `None` is the last one, which stands for whatever had no room.
+    pub fn series(&self) -> impl Iterator<Item = (Option<&K>, &V)> {
+        self.keys.iter().map(Option::as_ref).zip(&self.values)
+    }
+
+    /// The label values of a series.
+    #[must_use]
+    pub fn labels(key: Option<&K>, symbols: &Symbols) -> Vec<String> {
+        key.map_or_else(
+            || vec![OTHER.to_owned(); K::NAMES.len()],
+            |key| key.values(symbols),
+        )
     }
 
     /// How many series there are.

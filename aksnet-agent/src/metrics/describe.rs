@@ -115,6 +115,18 @@ pub(super) const NAT_BYTES: Description = counter(
     &["nat", "src_namespace", "src_workload"],
     "Bytes (IP length) of NATed connections, by who sent them.",
 );
+pub(super) const ANOMALY_LABELS: &[&str] = &[
+    "anomaly",
+    "src_namespace",
+    "src_workload",
+    "dst_namespace",
+    "dst_workload",
+];
+pub(super) const ANOMALIES: Description = counter(
+    "aksnet_anomalous_connections_total",
+    ANOMALY_LABELS,
+    "Connections that the node translated as it should not, or that took a way they need not.",
+);
 pub(super) const DROP_LABELS: &[&str] = &[
     "reason",
     "cause",
@@ -305,6 +317,7 @@ pub(super) const ALL: &[Description] = &[
     NAT_OVERHEAD,
     NAT_FLAGGED,
     NAT_BYTES,
+    ANOMALIES,
     DROP_PACKETS,
     DROP_BYTES,
     HANDSHAKE,

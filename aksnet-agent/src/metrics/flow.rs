@@ -6,9 +6,10 @@ use prometheus::proto::MetricFamily;
 
 use super::{
     budget::{Handle, SeriesTable},
-    describe::{self, Family},
-    labels::{FlowLabels, LabelSet, Party, Symbols, nat_name},
+    describe::{self, Description, Family},
+    labels::{FlowLabels, LabelSet, Party, Symbol, Symbols, nat_name, push_parties},
 };
+use crate::classify::Anomaly;
 
 /// What happened to a flow since it was last looked at, as it counts on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,11 +48,40 @@ impl LabelSet for NatBytesLabels {
     }
 }
 
+/// The labels of [`describe::ANOMALIES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct AnomalyLabels {
+    anomaly: Anomaly,
+    src: Party,
+    dst: Party,
+}
+
+impl LabelSet for AnomalyLabels {
+    const NAMES: &'static [&'static str] = describe::ANOMALY_LABELS;
+
+    fn folded(self) -> Self {
+        Self {
+            src: Party::OTHER,
+            dst: Party::OTHER,
+            ..self
+        }
+    }
+
+    fn values(&self, symbols: &Symbols) -> Vec<String> {
+        let mut values = vec![self.anomaly.name().to_owned()];
+        push_parties(&mut values, symbols, self.src, self.dst);
+        values
+    }
+}
+
 /// The series of the flow families.
 #[derive(Clone, Debug)]
 pub(crate) struct FlowFamilies {
     flows: SeriesTable<FlowLabels, FlowCounts>,
     nat_bytes: SeriesTable<NatBytesLabels, u64>,
+    anomalies: SeriesTable<AnomalyLabels, u64>,
+    /// Whether series name pods.
+    pods: bool,
 }
 
 /// The series a flow adds to, looked up once.
@@ -66,11 +96,24 @@ pub(crate) struct FlowHandles {
 pub(crate) const NOT_NATED: Handle = Handle::MAX;
 
 impl FlowFamilies {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize, pods: bool) -> Self {
         Self {
             flows: SeriesTable::new(limit),
             nat_bytes: SeriesTable::new(limit),
+            anomalies: SeriesTable::new(limit),
+            pods,
         }
+    }
+
+    /// Whether series name pods.
+    pub(crate) fn pod_labels(&self) -> bool {
+        self.pods
+    }
+
+    /// Connections that an anomaly was seen in.
+    pub(crate) fn anomalous(&mut self, anomaly: Anomaly, flow: FlowLabels, connections: u64) {
+        let FlowLabels { src, dst, .. } = flow;
+        *self.anomalies.entry(AnomalyLabels { anomaly, src, dst }) += connections;
     }
 
     pub(crate) fn handles(&mut self, labels: FlowLabels) -> FlowHandles {
@@ -98,19 +141,35 @@ impl FlowFamilies {
         }
     }
 
-    pub(super) fn folded(&self) -> [(&'static str, u64); 2] {
+    pub(super) fn folded(&self) -> [(&'static str, u64); 3] {
         [
             // One table, so one budget, for the three flow families.
             (describe::FLOW_PACKETS.name, self.flows.folded()),
             (describe::NAT_BYTES.name, self.nat_bytes.folded()),
+            (describe::ANOMALIES.name, self.anomalies.folded()),
         ]
     }
 
     pub(super) fn collect(&self, symbols: &Symbols, into: &mut Vec<MetricFamily>) {
-        let mut packets = Family::new(describe::FLOW_PACKETS);
-        let mut bytes = Family::new(describe::FLOW_BYTES);
-        let mut connections = Family::new(describe::FLOW_CONNECTIONS);
-        for (labels, counts) in self.flows.iter(symbols) {
+        let family = |description: Description| {
+            Family::new(Description {
+                labels: if self.pods {
+                    FlowLabels::WITH_PODS
+                } else {
+                    description.labels
+                },
+                ..description
+            })
+        };
+        let mut packets = family(describe::FLOW_PACKETS);
+        let mut bytes = family(describe::FLOW_BYTES);
+        let mut connections = family(describe::FLOW_CONNECTIONS);
+        for (key, counts) in self.flows.series() {
+            let mut labels = SeriesTable::<FlowLabels, FlowCounts>::labels(key, symbols);
+            if self.pods {
+                let pods = key.map_or([Symbol::OTHER; 2], |key| [key.src_pod, key.dst_pod]);
+                labels.extend(pods.map(|pod| symbols.get(pod).to_owned()));
+            }
             packets.count(labels.clone(), counts.packets);
             bytes.count(labels.clone(), counts.bytes);
             connections.count(labels, counts.connections);
@@ -119,7 +178,11 @@ impl FlowFamilies {
         for (labels, bytes) in self.nat_bytes.iter(symbols) {
             nat_bytes.count(labels, *bytes);
         }
-        into.extend([packets, bytes, connections, nat_bytes].map(Family::build));
+        let mut anomalies = Family::new(describe::ANOMALIES);
+        for (labels, connections) in self.anomalies.iter(symbols) {
+            anomalies.count(labels, *connections);
+        }
+        into.extend([packets, bytes, connections, nat_bytes, anomalies].map(Family::build));
     }
 
     /// Everything that was ever added.

@@ -114,6 +114,27 @@ pub struct FlowLabels {
     pub src: Party,
     /// To whom.
     pub dst: Party,
+    /// The pod that sent these packets; empty unless labels for pods are switched on.
+    pub src_pod: Symbol,
+    /// The pod to which.
+    pub dst_pod: Symbol,
+}
+
+impl FlowLabels {
+    /// The labels' names where labels for pods are switched on.
+    pub const WITH_PODS: &'static [&'static str] = &[
+        "class",
+        "nat",
+        "scope",
+        "protocol",
+        "family",
+        "src_namespace",
+        "src_workload",
+        "dst_namespace",
+        "dst_workload",
+        "src_pod",
+        "dst_pod",
+    ];
 }
 
 impl LabelSet for FlowLabels {
@@ -133,6 +154,8 @@ impl LabelSet for FlowLabels {
         Self {
             src: Party::OTHER,
             dst: Party::OTHER,
+            src_pod: other_if(self.src_pod),
+            dst_pod: other_if(self.dst_pod),
             ..self
         }
     }
@@ -147,6 +170,15 @@ impl LabelSet for FlowLabels {
         ];
         push_parties(&mut values, symbols, self.src, self.dst);
         values
+    }
+}
+
+/// What a pod's label is folded to: nothing stays nothing.
+fn other_if(pod: Symbol) -> Symbol {
+    if pod == Symbol::EMPTY {
+        pod
+    } else {
+        Symbol::OTHER
     }
 }
 

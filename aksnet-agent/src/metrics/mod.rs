@@ -53,6 +53,8 @@ pub struct MetricsConfig {
     pub series_limit: usize,
     /// How much NAT may add before it is flagged.
     pub overhead_budget: OverheadBudget,
+    /// Whether the flow families name pods besides workloads.
+    pub pod_labels: bool,
 }
 
 impl Default for MetricsConfig {
@@ -60,6 +62,7 @@ impl Default for MetricsConfig {
         Self {
             series_limit: budget::DEFAULT_LIMIT,
             overhead_budget: OverheadBudget::default(),
+            pod_labels: false,
         }
     }
 }
@@ -111,7 +114,7 @@ impl Metrics {
         let limit = config.series_limit;
         let families = Families {
             symbols: labels::Symbols::default(),
-            flow: flow::FlowFamilies::new(limit),
+            flow: flow::FlowFamilies::new(limit, config.pod_labels),
             nat: nat::NatFamilies::new(config.overhead_budget),
             drops: drops::DropFamilies::new(limit),
             tcp: tcp::TcpFamilies::new(limit),

@@ -1,7 +1,7 @@
 //! Building a plan from what the edge knows, in any order.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher},
     net::IpAddr,
     ops::RangeInclusive,
@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use super::{
     Entry, Interface, LOCAL_DNS, MAPPED, METADATA, NODE_PORTS, PLACES, Place, Plan, Prefix, Site,
-    WIRESERVER, bits, is_v4, mask,
+    SourceNat, WIRESERVER, bits, is_v4, mask,
 };
 
 /// Collects what is known, in any order, and builds a [`Plan`].
@@ -21,8 +21,11 @@ pub struct Builder {
     entries: BTreeMap<Prefix, Entry>,
     interfaces: BTreeMap<u32, Interface>,
     pods: BTreeMap<Addr, u32>,
+    api_servers: BTreeSet<(Addr, u16)>,
     node_name: Option<Box<str>>,
     node_ports: RangeInclusive<u16>,
+    zone: Box<str>,
+    source_nat: SourceNat,
 }
 
 impl Builder {
@@ -31,8 +34,11 @@ impl Builder {
             entries: BTreeMap::new(),
             interfaces: BTreeMap::new(),
             pods: BTreeMap::new(),
+            api_servers: BTreeSet::new(),
             node_name: None,
             node_ports: NODE_PORTS,
+            zone: Box::default(),
+            source_nat: SourceNat::default(),
         };
         builder.enter(host(WIRESERVER.into()), Place::Wireserver, None);
         builder.enter(host(METADATA.into()), Place::Metadata, None);
@@ -136,10 +142,12 @@ impl Builder {
         self.with(net, Place::Named, Some(name))
     }
 
-    /// An address of the API server (its endpoint, not its service address).
+    /// An address of the API server (its endpoint, not its service address) and its port; 0: any. On kind it is
+    /// a node's own address, so only the port tells.
     #[must_use]
-    pub fn api_server(self, address: IpAddr) -> Self {
-        self.with(host(address), Place::ApiServer, None)
+    pub fn api_server(mut self, address: IpAddr, port: u16) -> Self {
+        self.api_servers.insert((address.into(), port));
+        self
     }
 
     /// A frontend address of the cluster's load balancer.
@@ -169,6 +177,20 @@ impl Builder {
         self
     }
 
+    /// This node's zone.
+    #[must_use]
+    pub fn zone(mut self, zone: &str) -> Self {
+        self.zone = zone.into();
+        self
+    }
+
+    /// What of the pods' egress the node is expected to source-NAT.
+    #[must_use]
+    pub fn source_nat(mut self, expected: SourceNat) -> Self {
+        self.source_nat = expected;
+        self
+    }
+
     /// The plan.
     #[must_use]
     pub fn build(self) -> Plan {
@@ -177,7 +199,10 @@ impl Builder {
         self.interfaces.hash(&mut hasher);
         self.pods.hash(&mut hasher);
         self.node_name.hash(&mut hasher);
+        self.api_servers.hash(&mut hasher);
         self.node_ports.hash(&mut hasher);
+        self.zone.hash(&mut hasher);
+        self.source_nat.hash(&mut hasher);
 
         let mut names: Vec<Box<str>> = PLACES.iter().map(|p| p.name().into()).collect();
         if let Some(node) = self.node_name {
@@ -214,6 +239,9 @@ impl Builder {
             names,
             interfaces: self.interfaces.into_iter().collect(),
             pods: self.pods.into_iter().collect(),
+            api_servers: self.api_servers.into_iter().collect(),
+            zone: self.zone,
+            source_nat: self.source_nat,
             node_ports: self.node_ports,
             id: hasher.finish(),
         }

@@ -142,8 +142,28 @@ pub struct Plan {
     names: Vec<Box<str>>,
     interfaces: HashMap<u32, Interface>,
     pods: HashMap<Addr, u32>,
+    /// Addresses of the API server, each with its port (0: any).
+    api_servers: Vec<(Addr, u16)>,
     node_ports: RangeInclusive<u16>,
+    zone: Box<str>,
+    source_nat: SourceNat,
     id: u64,
+}
+
+/// What of the pods' egress the node is expected to source-NAT.
+///
+/// Pod addresses of kubenet, Azure CNI Overlay, kindnet and flannel mean nothing outside the cluster. With Azure
+/// CNI node subnet they are the virtual network's, but only the node's own address has a way out of Azure. With
+/// Azure CNI pod subnet the pod's address is kept everywhere (AKS documentation, concepts-network-legacy-cni).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SourceNat {
+    /// Not known, or none.
+    #[default]
+    NotExpected,
+    /// Whatever goes to the internet.
+    Internet,
+    /// Whatever leaves the cluster.
+    Everything,
 }
 
 impl Default for Plan {
@@ -271,6 +291,25 @@ impl Plan {
     #[must_use]
     pub fn pod_interface(&self, address: Addr) -> Option<u32> {
         self.pods.get(&address).copied()
+    }
+
+    /// Whether the configuration says that the API server is at this address and port.
+    #[must_use]
+    pub fn is_api_server(&self, address: Addr, port: u16) -> bool {
+        let here = |(a, p): &(Addr, u16)| *a == address && (*p == port || *p == 0);
+        self.api_servers.iter().any(here)
+    }
+
+    /// This node's zone; empty: none, or not known.
+    #[must_use]
+    pub fn zone(&self) -> &str {
+        &self.zone
+    }
+
+    /// What of the pods' egress the node is expected to source-NAT.
+    #[must_use]
+    pub const fn source_nat(&self) -> SourceNat {
+        self.source_nat
     }
 
     /// The ports at which nodes take connections for services.

@@ -13,7 +13,7 @@ use aksnet_common::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    classify::{FlowFacts, classify},
+    classify::{FlowFacts, Peer, Whois, classify},
     collect::{Collector, DropNames, LiveFlow, cause, join::Side, source::Source},
     metrics::{
         histogram::PathTimes,
@@ -90,6 +90,27 @@ pub struct Timing {
     pub p99_ns: f64,
 }
 
+/// Whose an end is; all empty where nobody knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Who {
+    /// Its Kubernetes namespace; empty for what is in none.
+    pub namespace: String,
+    /// The controller's name, `node/<name>`, `service/<name>`, or the address plan's word.
+    pub workload: String,
+    /// The pod's name; empty for whatever is no pod, or a pod of which only the address is known.
+    pub pod: String,
+}
+
+impl Who {
+    fn of(peer: &Peer, whois: &Whois) -> Self {
+        Self {
+            namespace: whois.namespace(peer).to_owned(),
+            workload: whois.workload(peer).to_owned(),
+            pod: whois.pod(peer).to_owned(),
+        }
+    }
+}
+
 /// One line of `top`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -109,6 +130,12 @@ pub struct Row {
     pub in_interface: String,
     /// Where they leave; empty if not seen to leave.
     pub out_interface: String,
+    /// Who sends these packets.
+    #[serde(default)]
+    pub from: Who,
+    /// To whom.
+    #[serde(default)]
+    pub to: Who,
     /// As they enter.
     pub before: Ends,
     /// As they leave, or as they were dropped; `None` if neither was seen.
@@ -138,7 +165,7 @@ pub struct Row {
 pub fn rows<S: Source>(
     collector: &Collector,
     source: &S,
-    plan: &Plan,
+    whois: &Whois,
     names: &DropNames,
     query: Query,
 ) -> Vec<Row> {
@@ -153,11 +180,11 @@ pub fn rows<S: Source>(
     }
     let mut rows: Vec<Row> = ranked
         .iter()
-        .filter_map(|(_, cell)| collector.flow(source, plan, *cell))
-        .map(|flow| flow_row(&flow, plan, names))
+        .filter_map(|(_, cell)| collector.flow(source, whois, *cell))
+        .map(|flow| flow_row(&flow, whois, names))
         .collect();
     let orphans = collector.orphan_drops();
-    rows.extend(orphans.map(|(key, stats)| drop_row(collector, key, stats, plan, names)));
+    rows.extend(orphans.map(|(key, stats)| drop_row(collector, key, stats, whois, names)));
     rows.sort_by(|a, b| compare(a, b, query.sort));
     rows.truncate(query.limit);
     rows
@@ -231,7 +258,8 @@ fn interface(plan: &Plan, ifindex: u32) -> String {
     }
 }
 
-fn flow_row(flow: &LiveFlow, plan: &Plan, names: &DropNames) -> Row {
+fn flow_row(flow: &LiveFlow, whois: &Whois, names: &DropNames) -> Row {
+    let plan = whois.plan;
     let (hot, cold) = (&flow.hot, &flow.cold);
     let reply = flow.side == Side::Reply;
     let (first, established) = if reply {
@@ -248,6 +276,11 @@ fn flow_row(flow: &LiveFlow, plan: &Plan, names: &DropNames) -> Row {
     };
     let reason = (flow.drops > 0).then(|| names.reason(flow.drop_reason));
     let cause = reason.as_ref().map(|_| flow.drop_cause.name().to_owned());
+    let (from, to) = if reply {
+        (&flow.verdict.server, &flow.verdict.client)
+    } else {
+        (&flow.verdict.client, &flow.verdict.server)
+    };
     Row {
         time_ms: flow.changed_unix_ms,
         class: flow.verdict.class.name().to_owned(),
@@ -261,6 +294,8 @@ fn flow_row(flow: &LiveFlow, plan: &Plan, names: &DropNames) -> Row {
             interface(plan, hot.key.ifindex)
         },
         out_interface: interface(plan, out),
+        from: Who::of(from, whois),
+        to: Who::of(to, whois),
         before: hot.key.tuple().into(),
         after: seen.then(|| cold.after.into()),
         packets: hot.skbs + hot.gso_packets,
@@ -280,9 +315,10 @@ fn drop_row(
     collector: &Collector,
     key: &DropKey,
     stats: &DropStats,
-    plan: &Plan,
+    whois: &Whois,
     names: &DropNames,
 ) -> Row {
+    let plan = whois.plan;
     let before = key.key.tuple();
     let verdict = classify(
         &FlowFacts {
@@ -296,14 +332,15 @@ fn drop_row(
             } else {
                 key.key.ifindex
             },
+            began: stats.last_ns,
         },
-        plan,
+        whois,
     );
     let reason = names.reason(key.reason);
     let cause = cause::cause_to(
         &reason,
         names.symbol(key.location),
-        verdict.server.place,
+        verdict.server.place(),
         before.dst_port,
     );
     Row {
@@ -315,6 +352,8 @@ fn drop_row(
         reply: false,
         in_interface: interface(plan, key.iif),
         out_interface: String::new(),
+        from: Who::of(&verdict.client, whois),
+        to: Who::of(&verdict.server, whois),
         before: before.into(),
         after: None,
         packets: 0,

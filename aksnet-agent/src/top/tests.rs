@@ -12,6 +12,7 @@ use aksnet_common::{
 
 use super::*;
 use crate::{
+    classify::Whois,
     collect::{
         CollectConfig, Collector, DropNames, Now,
         fake::{FakeExit, FakePacket, FakeSource},
@@ -65,7 +66,7 @@ fn rows_of_a_node(sort: Sort, limit: usize) -> Vec<Row> {
         monotonic_ns: (10_000 + ms) * MS,
         unix_ms: 1_000_000 + ms,
     };
-    collector.sweep(&mut source, at(0), &plan, &names);
+    collector.sweep(&mut source, at(0), Whois::without_names(&plan), &names);
 
     let egress = tuple("10.244.1.5", 40_000, "93.184.216.34", 443);
     let masqueraded = tuple("10.224.0.4", 40_000, "93.184.216.34", 443);
@@ -116,8 +117,14 @@ fn rows_of_a_node(sort: Sort, limit: usize) -> Vec<Row> {
             ..DropStats::default()
         },
     );
-    collector.sweep(&mut source, at(4_000), &plan, &names);
-    rows(&collector, &source, &plan, &names, Query { sort, limit })
+    collector.sweep(&mut source, at(4_000), Whois::without_names(&plan), &names);
+    rows(
+        &collector,
+        &source,
+        &Whois::without_names(&plan),
+        &names,
+        Query { sort, limit },
+    )
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::{
     *,
 };
 use crate::{
-    classify::Class,
+    classify::{Class, Whois},
     metrics::{Metrics, MetricsConfig},
     plan::Plan,
 };
@@ -112,8 +112,12 @@ impl Node {
             monotonic_ns: self.ns,
             unix_ms: self.ns / MS,
         };
-        self.collector
-            .sweep(&mut self.source, now, &self.plan, &DropNames::default())
+        self.collector.sweep(
+            &mut self.source,
+            now,
+            Whois::without_names(&self.plan),
+            &DropNames::default(),
+        )
     }
 
     /// Plays a timed packet that leaves as `after` through `exit`.
@@ -168,8 +172,12 @@ impl Node {
             monotonic_ns: self.ns,
             unix_ms: self.ns / MS,
         };
-        self.collector
-            .finish(&mut self.source, now, &self.plan, &DropNames::default())
+        self.collector.finish(
+            &mut self.source,
+            now,
+            Whois::without_names(&self.plan),
+            &DropNames::default(),
+        )
     }
 }
 

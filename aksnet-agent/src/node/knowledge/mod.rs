@@ -50,6 +50,10 @@ pub enum What {
     PrivateEndpoints,
     /// A range with a name of its own.
     Named(String),
+    /// A load balancer's frontend.
+    LoadBalancer,
+    /// The API server, with its port (0: any).
+    ApiServer(u16),
 }
 
 impl What {
@@ -67,6 +71,8 @@ impl What {
             Self::Vnet => "vnet_cidr".to_owned(),
             Self::PrivateEndpoints => "private_endpoint_cidr".to_owned(),
             Self::Named(name) => format!("named_cidr {name}"),
+            Self::LoadBalancer => "load_balancer".to_owned(),
+            Self::ApiServer(port) => format!("api_server port {port}"),
         }
     }
 }
@@ -130,6 +136,8 @@ pub fn plan(facts: &[Fact], watched: &[Watched], node_name: &str) -> Plan {
             What::Vnet => plan.vnet_cidr(net),
             What::PrivateEndpoints => plan.private_endpoint_cidr(net),
             What::Named(name) => plan.named_cidr(name, net),
+            What::LoadBalancer => plan.load_balancer(net.addr()),
+            What::ApiServer(port) => plan.api_server(net.addr(), *port),
         };
     }
     for w in watched {
@@ -143,6 +151,14 @@ fn configured(config: &Config) -> Vec<Fact> {
         .named_cidr
         .iter()
         .map(|(name, net)| (What::Named(name.clone()), *net));
+    let frontends = config
+        .load_balancer
+        .iter()
+        .map(|address| (What::LoadBalancer, IpNet::from(*address)));
+    let api_servers = config
+        .api_server
+        .iter()
+        .map(|server| (What::ApiServer(server.port()), IpNet::from(server.ip())));
     [
         (What::Pods, &config.pod_cidr),
         (What::Services, &config.service_cidr),
@@ -153,6 +169,8 @@ fn configured(config: &Config) -> Vec<Fact> {
     .into_iter()
     .flat_map(|(what, nets)| nets.iter().map(move |net| (what.clone(), *net)))
     .chain(named)
+    .chain(frontends)
+    .chain(api_servers)
     .map(|(what, net)| fact(what, net, "configured"))
     .collect()
 }
