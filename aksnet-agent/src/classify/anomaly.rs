@@ -34,6 +34,22 @@ impl Anomaly {
             Self::ExtraHop => "extra_hop",
         }
     }
+
+    /// What it means, as `docs/classes.md` has it.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::PodToPodSnat => {
+                "Pods talk to each other, and the node puts its own address for the client's: the masquerading rules lack the pods' range. Network policies then see a node, not the pod."
+            }
+            Self::EgressWithoutSnat => {
+                "A pod's connection leaves with the pod's own address, which has no way back from there: kubenet, overlay, kindnet and flannel outside the cluster, Azure CNI node subnet on the internet."
+            }
+            Self::ExtraHop => {
+                "A frontend's or node port's connection came to this node only to go on to another one: externalTrafficPolicy Cluster."
+            }
+        }
+    }
 }
 
 /// The anomaly of a connection whose packets were seen to leave as `after`.

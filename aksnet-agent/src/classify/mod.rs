@@ -126,6 +126,47 @@ impl Class {
             Self::Unknown => "unknown",
         }
     }
+
+    /// What traffic it is, as `docs/classes.md` has it.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::PodToPod => "A pod to a pod by its own address, on this node or another.",
+            Self::PodToService => {
+                "A pod to a service's cluster address, whoever serves it; its own pod too (hairpin)."
+            }
+            Self::PodToNode => "A pod to a node's address: kubelet, host-network pods.",
+            Self::NodeToPod => {
+                "A node to a pod: kubelet's probes, host-network pods, the second leg of a load-balanced connection."
+            }
+            Self::PodToExternal => {
+                "A pod to anywhere outside the cluster: internet, virtual network, on premises."
+            }
+            Self::ExternalToPod => {
+                "From outside straight to a pod's address: Application Gateway (AGIC), peers in the virtual network."
+            }
+            Self::LoadBalancer => {
+                "To a frontend of a load balancer, public or internal, or to an external IP of a service."
+            }
+            Self::NodePort => {
+                "To a node port or host port, or what a load balancer without floating IP sends there."
+            }
+            Self::NodeToService => "A process of the node to a service's cluster address.",
+            Self::LbHealthProbe => "The Azure load balancer's health probes, from 168.63.129.16.",
+            Self::AzurePlatform => {
+                "Azure's DNS, wireserver (168.63.129.16) and metadata service (169.254.169.254)."
+            }
+            Self::PrivateEndpoint => "To a private endpoint in the virtual network.",
+            Self::ApiServer => "To the API server, by its service or by its own address.",
+            Self::LocalDns => "To the node's DNS cache (AKS LocalDNS, NodeLocal DNSCache).",
+            Self::NodeToExternal => "The node itself to anywhere outside the cluster.",
+            Self::ExternalToNode => "From outside to the node itself.",
+            Self::NodeToNode => "A node to a node.",
+            Self::Unknown => {
+                "None of these: transit, and what is never routed (link-local, multicast)."
+            }
+        }
+    }
 }
 
 /// How far a connection reaches.
@@ -149,6 +190,31 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// All of them, from near to far.
+    pub const ALL: [Self; 7] = [
+        Self::SameNode,
+        Self::SameZone,
+        Self::CrossZone,
+        Self::CrossNode,
+        Self::Vnet,
+        Self::External,
+        Self::Unknown,
+    ];
+
+    /// What it means, as `docs/classes.md` has it.
+    #[must_use]
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Self::SameNode => "Both ends are on this node.",
+            Self::SameZone => "To another node in the same zone.",
+            Self::CrossZone => "To another node in another zone.",
+            Self::CrossNode => "To another node; the zone of one is not known, or it is in none.",
+            Self::Vnet => "Within the virtual network, beyond the cluster.",
+            Self::External => "Beyond the virtual network, or from there.",
+            Self::Unknown => "The far end is not known: a service of which no endpoint was seen.",
+        }
+    }
+
     /// The value of the label `scope`.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -110,6 +110,7 @@ impl Whois<'_> {
             (Place::LocalPod, What::Pod) => Place::LocalPod,
             (_, What::Pod) if holder.local => Place::LocalPod,
             (_, What::Pod) => Place::RemotePod,
+            (_, What::Service) if self.is_kubernetes(&holder) => return Peer::at(Place::ApiServer),
             (_, What::Service) => Place::Service,
             (_, What::LoadBalancer | What::ExternalIp) => Place::LoadBalancer,
             (_, What::Node) if holder.local => Place::ThisNode,
@@ -123,6 +124,12 @@ impl Whois<'_> {
             },
             holder: Some(holder),
         }
+    }
+
+    /// The API server's own service, `default/kubernetes`.
+    fn is_kubernetes(&self, service: &Holder) -> bool {
+        self.index.text(service.namespace) == "default"
+            && self.index.text(service.workload) == "service/kubernetes"
     }
 
     /// The zone of a peer; empty where it is not known, or in none.

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use super::*;
 
+mod named;
+
 const POD_VETH: u32 = 11;
 const OTHER_VETH: u32 = 12;
 const UPLINK: u32 = 2;
@@ -571,5 +573,32 @@ fn every_class_is_at_its_number() {
     for (number, class) in Class::ALL.iter().enumerate() {
         assert_eq!(*class as usize, number);
         assert_eq!(Class::from_number(*class as u8), *class);
+    }
+}
+
+#[test]
+fn the_page_has_every_class_scope_and_anomaly_as_they_are() {
+    let row = |name: &str, meaning: &str| {
+        let name = if name.is_empty() { "(empty)" } else { name };
+        format!("| `{name}` | {meaning} |\n")
+    };
+    let classes: String = Class::ALL
+        .iter()
+        .map(|c| row(c.name(), c.meaning()))
+        .collect();
+    let scopes: String = Scope::ALL
+        .iter()
+        .map(|s| row(s.name(), s.meaning()))
+        .collect();
+    let anomalies: String = Anomaly::ALL
+        .iter()
+        .map(|a| row(a.name(), a.meaning()))
+        .collect();
+    let page = include_str!("../../../../docs/classes.md");
+    for rows in [classes, scopes, anomalies] {
+        assert!(
+            page.contains(&rows),
+            "put these rows into docs/classes.md:\n{rows}"
+        );
     }
 }
