@@ -2,7 +2,8 @@
 //! conflist that AKS writes for kubenet, and an image that the test builds, so that nothing is pulled.
 //!
 //! All of it runs below one process that is the first of its process namespace: when that ends, the kernel ends
-//! everything in there, and it ends when the test does, as it reads from a pipe.
+//! everything in there, and it ends when the test does, however that ends, as it reads from a pipe. A shell that
+//! waits outside then removes the control groups. The directory is on record, for `cargo xtask clean`.
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +17,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::json;
 use xtask::testbed::{
     Flavour, Hairpin, Plan,
@@ -46,6 +51,16 @@ while read -r word; do
 done
 "#;
 
+/// Waits for the above to end, and removes the control groups: there is one hierarchy, or one per controller.
+const KEEPER: &str = r#"
+unshare --mount --net --pid --ipc --uts --fork --propagation private sh -c "$INIT"
+for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/*; do
+    if [ -d "$hierarchy/$GROUP" ]; then
+        find "$hierarchy/$GROUP" -depth -type d -exec rmdir {} \;
+    fi
+done
+"#;
+
 /// What is missing for these tests, if anything.
 pub fn lacking() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
@@ -64,8 +79,9 @@ pub fn lacking() -> Option<String> {
 
 /// The bed. Dropping it ends everything in it and removes what it made.
 pub struct Bed {
-    init: Child,
-    words: ChildStdin,
+    keeper: Child,
+    /// Taken when all is to end.
+    words: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     home: PathBuf,
     /// The parent of the sandboxes' control groups.
@@ -83,10 +99,19 @@ impl Drop for Bed {
                 lines[lines.len().saturating_sub(40)..].join("\n")
             );
         }
-        // `unshare --kill-child` takes the first process of the namespace along, and that one everything else.
-        let _ended = self.init.kill();
-        let _ended = self.init.wait();
-        self.remove_groups();
+        let first = self.first();
+        drop(self.words.take());
+        for _ in 0..100 {
+            if !matches!(self.keeper.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // It is stuck in `wait`.
+        if let Ok(first) = first {
+            let _ended = kill(Pid::from_raw(first), Signal::SIGKILL);
+        }
+        let _ended = self.keeper.wait();
         // The record removes the directory.
     }
 }
@@ -109,25 +134,24 @@ impl Bed {
         fs::write(home.join("cni").join(file), list.to_string())?;
         fs::write(home.join("config.toml"), config(&home)?)?;
         image(&home)?;
-        let mut init = Command::new("unshare")
-            .args(["--mount", "--net", "--pid", "--ipc", "--uts"])
-            .args(["--fork", "--kill-child", "--propagation", "private"])
-            .args(["sh", "-c", INIT])
+        let group = format!("{}-cri", record.prefix());
+        let mut keeper = Command::new("sh")
+            .args(["-c", KEEPER])
+            .env("INIT", INIT)
             .env("BED", &home)
+            .env("GROUP", &group)
             .env("TMPDIR", home.join("state"))
             .current_dir(&home)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("unshare")?;
-        record.add_child(init.id())?;
-        let words = init.stdin.take().context("its input is a pipe")?;
-        let answers = BufReader::new(init.stdout.take().context("its output is a pipe")?);
+            .context("sh")?;
+        let answers = BufReader::new(keeper.stdout.take().context("its output is a pipe")?);
         let mut bed = Self {
-            init,
-            words,
+            words: keeper.stdin.take(),
+            keeper,
             answers,
-            group: format!("{}-cri", record.prefix()),
+            group,
             home,
             _record: record,
         };
@@ -200,15 +224,19 @@ impl Bed {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// The process of the shell, which is `unshare`'s only child.
-    fn first(&self) -> Result<u32> {
-        let pid = self.init.id();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-        Ok(children.trim().parse()?)
+    /// The first process of the namespace: `unshare`'s only child, which is the keeper's.
+    fn first(&self) -> Result<i32> {
+        let mut pid = self.keeper.id().cast_signed();
+        for _ in 0..2 {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+            pid = children.trim().parse()?;
+        }
+        Ok(pid)
     }
 
     fn say(&mut self, word: &str, answer: &str) -> Result<()> {
-        writeln!(self.words, "{word}")?;
+        let words = self.words.as_mut().context("it has not ended")?;
+        writeln!(words, "{word}")?;
         self.expect(answer)
     }
 
@@ -217,25 +245,6 @@ impl Bed {
         self.answers.read_line(&mut line)?;
         ensure!(line.trim() == answer, "not {answer}: '{line}'");
         Ok(())
-    }
-
-    /// Removes the control groups of sandboxes that were running at the end: one hierarchy, or one per controller.
-    fn remove_groups(&self) {
-        let root = Path::new("/sys/fs/cgroup");
-        let below = fs::read_dir(root).into_iter().flatten().flatten();
-        for hierarchy in below.map(|e| e.path()).chain([root.to_owned()]) {
-            let group = hierarchy.join(&self.group);
-            // A killed process leaves its group a little later.
-            for _ in 0..50 {
-                for child in fs::read_dir(&group).into_iter().flatten().flatten() {
-                    let _removed = fs::remove_dir(child.path());
-                }
-                if fs::remove_dir(&group).is_ok() || !group.exists() {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
     }
 }
 

@@ -12,8 +12,12 @@ use crate::identify::{
     workload,
 };
 
-/// Labels that kubelet adds to the pod's own (`pkg/kubelet/types/labels.go`).
-const KUBELET_LABELS: &str = "io.kubernetes.pod.";
+/// Labels that kubelet adds to the pod's own (`newPodLabels`, `pkg/kubelet/kuberuntime/labels.go`).
+const KUBELET_LABELS: [&str; 3] = [
+    "io.kubernetes.pod.name",
+    "io.kubernetes.pod.namespace",
+    "io.kubernetes.pod.uid",
+];
 /// Where kubelet has a pod from: `api`, or `file` and `http` for a static pod
 /// (`pkg/kubelet/types/pod_update.go`, `ConfigSourceAnnotationKey`).
 const SOURCE: &str = "kubernetes.io/config.source";
@@ -50,8 +54,9 @@ pub struct Changes {
 
 /// What this list changes, by what is known under each id.
 ///
-/// A sandbox is asked for again as long as it is ready and has no address: containerd 2 and CRI-O list it while
-/// its network is still being made.
+/// A sandbox is asked for again as long as it is ready and has no address. containerd lists it when its network is
+/// made (`RunPodSandbox`, `internal/cri/server/sandbox_run.go`, adds it to the store last); CRI does not say that
+/// every runtime must.
 #[must_use]
 pub fn fold(known: &BTreeMap<Text, Option<Pod>>, listed: &[Listed]) -> Changes {
     let mut changes = Changes::default();
@@ -137,7 +142,7 @@ pub(super) fn pod(id: &Text, status: wire::PodSandboxStatus, node: &Text) -> Opt
 fn labels(all: BTreeMap<String, String>) -> Labels {
     all.into_iter()
         .filter(|(key, value)| {
-            !key.starts_with(KUBELET_LABELS)
+            !KUBELET_LABELS.contains(&&**key)
                 && key.len() <= LONGEST_LABEL_KEY
                 && value.len() <= LONGEST_LABEL_VALUE
         })

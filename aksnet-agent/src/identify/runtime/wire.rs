@@ -254,10 +254,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_a_list_or_an_error_as_the_schema_says(
+        fn any_bytes_are_a_short_list_or_an_error(
             bytes in prop::collection::vec(any::<u8>(), 0..200),
         ) {
-            // Groups (forms 3 and 4) are refused here and skipped there: proto3 has none.
             if let Ok(read) = listed(&bytes) {
                 prop_assert!(read.len() <= bytes.len());
             }
