@@ -3,16 +3,13 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use aksnet_agent::identify::{
-    object::{Pod, Text},
-    sink::Status,
-};
+use aksnet_agent::identify::object::{Pod, Text};
 use anyhow::{Result, ensure};
 
 use crate::{
     bed::{Bed, lacking},
     kubelet::{Kubelet, NAMESPACE, Wanted, uid},
-    told::{Source, Tale, Told, eventually},
+    told::{Source, State, Tale, Told, eventually},
 };
 
 /// As kubelet has it for a Deployment's pod, a `StatefulSet`'s, a `DaemonSet`'s on the host network, and one of its
@@ -158,10 +155,7 @@ async fn names_and_addresses_are_those_of_real_sandboxes_through_their_life_and_
     assert!(
         matches!(
             &tales[..],
-            [
-                Tale::Status(Status::Failed(_)),
-                Tale::Status(Status::Synced)
-            ]
+            [Tale::Status(State::Failed(_)), Tale::Status(State::Synced)]
         ),
         "{tales:?}"
     );

@@ -6,15 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aksnet_agent::identify::{
-    runtime::{DEADLINE, Options, Place, Runtime},
-    sink::Status,
-};
+use aksnet_agent::identify::runtime::{DEADLINE, Options, Place, Runtime};
 use tempfile::TempDir;
 
 use crate::{
     fake::{Fake, Reply, Sandbox},
-    told::{Source, Tale, Told, eventually},
+    told::{Source, State, Tale, Told, eventually},
 };
 
 const EVERY: Duration = Duration::from_millis(50);
@@ -24,7 +21,7 @@ fn told_only_failure(source: &Source) -> bool {
     let tales = source.told.tales();
     matches!(
         &tales[..],
-        [Tale::Status(Status::Starting), Tale::Status(Status::Failed(why))] if !why.is_empty()
+        [Tale::Status(State::Starting), Tale::Status(State::Failed(why))] if !why.is_empty()
     )
 }
 
@@ -144,7 +141,7 @@ async fn a_runtime_that_vanishes_midway_is_told_of_whole_when_it_is_back() {
         Tale::Apply("a".to_owned()),
         Tale::Apply("b".to_owned()),
         Tale::Settle,
-        Tale::Status(Status::Synced),
+        Tale::Status(State::Synced),
     ];
     assert_eq!(tales[2..], all);
     assert_eq!(fake.asked("PodSandboxStatus/a"), 1, "an answer is kept");

@@ -8,9 +8,9 @@ use std::{
 };
 
 use aksnet_agent::identify::{
-    object::{Key, Kind, Object, Pod},
+    object::{Kind, Object, Pod},
     runtime::{Options, Place, Runtime},
-    sink::{Sink, Status},
+    sink::{Change, Sink, Status},
 };
 use tokio::sync::Notify;
 
@@ -24,7 +24,15 @@ pub enum Tale {
     Apply(String),
     Delete(String),
     Settle,
-    Status(Status),
+    Status(State),
+}
+
+/// How the source does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    Starting,
+    Synced,
+    Failed(String),
 }
 
 /// Everything that was told.
@@ -35,34 +43,47 @@ pub struct Told {
 }
 
 impl Sink for Told {
-    fn begin(&self, kind: Kind) {
-        assert_eq!(kind, Kind::Sandbox);
-        self.tales.lock().unwrap().push(Tale::Begin);
+    fn fold(&self, changes: &mut Vec<Change>) {
+        for change in changes.drain(..) {
+            let tale = match change {
+                Change::Begin(kind) => {
+                    assert_eq!(kind, Kind::Sandbox);
+                    Tale::Begin
+                }
+                Change::Apply(Object::Pod(pod)) => {
+                    assert_eq!(pod.kind, Kind::Sandbox);
+                    let id = pod.key_name.to_string();
+                    self.pods.lock().unwrap().insert(id.clone(), pod);
+                    Tale::Apply(id)
+                }
+                Change::Apply(object) => panic!("no pod: {object:?}"),
+                Change::Delete(key) => {
+                    let id = key.name.to_string();
+                    let pod = self.pods.lock().unwrap().remove(&id);
+                    assert_eq!(pod.map(|pod| Object::Pod(pod).key()), Some(key));
+                    Tale::Delete(id)
+                }
+                Change::Settle(_) => Tale::Settle,
+            };
+            self.tales.lock().unwrap().push(tale);
+        }
     }
 
-    fn apply(&self, object: Object) {
-        let Object::Pod(pod) = object else {
-            panic!("no pod: {object:?}")
+    fn status(&self, _: Kind, status: &Status) {
+        let state = match (&status.last_error, status.connected) {
+            (_, true) => State::Synced,
+            (None, false) => State::Starting,
+            (Some(why), false) => State::Failed(why.clone()),
         };
-        assert_eq!(pod.kind, Kind::Sandbox);
-        let id = pod.key_name.to_string();
-        self.pods.lock().unwrap().insert(id.clone(), pod);
-        self.tales.lock().unwrap().push(Tale::Apply(id));
-    }
-
-    fn delete(&self, key: &Key) {
-        let id = key.name.to_string();
-        let pod = self.pods.lock().unwrap().remove(&id);
-        assert_eq!(pod.map(|pod| Object::Pod(pod).key()), Some(key.clone()));
-        self.tales.lock().unwrap().push(Tale::Delete(id));
-    }
-
-    fn settle(&self, _: Kind) {
-        self.tales.lock().unwrap().push(Tale::Settle);
-    }
-
-    fn status(&self, _: Kind, status: Status) {
-        self.tales.lock().unwrap().push(Tale::Status(status));
+        let mut tales = self.tales.lock().unwrap();
+        // A failure that goes on is told with each retry.
+        let goes_on = matches!(
+            (tales.last(), &state),
+            (Some(Tale::Status(State::Failed(_))), State::Failed(_))
+        );
+        if !goes_on && tales.last() != Some(&Tale::Status(state.clone())) {
+            tales.push(Tale::Status(state));
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::identify::{
     object::{Kind, Object, Pod, Text},
-    sink::{self, Sink},
+    sink::{self, Change, Sink},
 };
 
 /// How the runtime is asked.
@@ -83,7 +83,7 @@ impl Runtime {
             return None;
         }
         let (sender, status) = watch::channel(Status::default());
-        sink.status(Kind::Sandbox, sink::Status::Starting);
+        sink.status(Kind::Sandbox, &sink::Status::default());
         let poll = Poll {
             options,
             sink,
@@ -92,6 +92,7 @@ impl Runtime {
             known: BTreeMap::new(),
             told: false,
             in_touch: None,
+            state: sink::Status::default(),
         };
         let task = tokio::spawn(poll.run(hint));
         Some(Self { task, status })
@@ -102,6 +103,13 @@ impl Runtime {
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
     }
+}
+
+/// Now, by the wall clock.
+fn unix_seconds() -> u64 {
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 struct Poll {
@@ -115,6 +123,8 @@ struct Poll {
     told: bool,
     /// Whether the last round went well; `None` before the first. What changes it is logged, once.
     in_touch: Option<bool>,
+    /// What the sink was last told of how this source does.
+    state: sink::Status,
 }
 
 impl Poll {
@@ -158,11 +168,11 @@ impl Poll {
             .map_err(|f| at(client.path(), f))?;
         if !self.told {
             self.told = true;
-            self.sink.begin(Kind::Sandbox);
-            for pod in self.known.values().flatten() {
-                self.sink.apply(Object::Pod(pod.clone()));
-            }
-            self.sink.settle(Kind::Sandbox);
+            let pods = self.known.values().flatten().cloned();
+            let mut changes = vec![Change::Begin(Kind::Sandbox)];
+            changes.extend(pods.map(|pod| Change::Apply(Object::Pod(pod))));
+            changes.push(Change::Settle(Kind::Sandbox));
+            self.sink.fold(&mut changes);
         }
         self.client = Some(client);
         Ok(refused)
@@ -227,17 +237,40 @@ impl Poll {
 
     fn tell(&self, pod: Pod) {
         if self.told {
-            self.sink.apply(Object::Pod(pod));
+            self.sink.fold(&mut vec![Change::Apply(Object::Pod(pod))]);
         }
     }
 
     fn tell_gone(&self, pod: Pod) {
         if self.told {
-            self.sink.delete(&Object::Pod(pod).key());
+            let key = Object::Pod(pod).key();
+            self.sink.fold(&mut vec![Change::Delete(key)]);
+        }
+    }
+
+    /// Tells the sink how this source does, when that is news.
+    fn report(&mut self, connected: bool, error: Option<String>) {
+        let state = sink::Status {
+            synced: self.told,
+            connected,
+            last_error: error.or_else(|| self.state.last_error.clone()),
+            since: if connected == self.state.connected && self.state.since != 0 {
+                self.state.since
+            } else {
+                unix_seconds()
+            },
+            retries: self.state.retries + u64::from(!connected),
+            lists: u64::from(self.told),
+            odd: 0,
+        };
+        if state != self.state {
+            self.sink.status(Kind::Sandbox, &state);
+            self.state = state;
         }
     }
 
     fn well(&mut self, refused: Option<String>) {
+        self.report(true, refused.clone());
         let sandboxes = self.known.len();
         self.status.send_modify(|status| {
             status.synced = true;
@@ -245,7 +278,6 @@ impl Poll {
             status.sandboxes = sandboxes;
         });
         if self.in_touch.replace(true) != Some(true) {
-            self.sink.status(Kind::Sandbox, sink::Status::Synced);
             let status = self.status.borrow();
             tracing::info!(
                 "pod names come from {} at {}: {sandboxes} sandboxes",
@@ -260,6 +292,7 @@ impl Poll {
     }
 
     fn failed(&mut self, why: String) {
+        self.report(false, Some(why.clone()));
         let sandboxes = self.known.len();
         self.status.send_modify(|status| {
             status.synced = false;
@@ -277,6 +310,5 @@ impl Poll {
             }
             None => tracing::warn!("no pod names from the container runtime, trying again: {why}"),
         }
-        self.sink.status(Kind::Sandbox, sink::Status::Failed(why));
     }
 }
