@@ -56,6 +56,12 @@ pub struct Config {
     pub private_endpoint_cidr: Vec<IpNet>,
     /// Ranges that have a name of their own in labels.
     pub named_cidr: Vec<(String, IpNet)>,
+    /// Where the host's root directory is.
+    pub host_root: PathBuf,
+    /// Whether the instance metadata service is asked.
+    pub imds: Imds,
+    /// Where CNS is.
+    pub cns_url: String,
     /// Cells in the flow table.
     pub flow_cells: u32,
     /// Entries in the table that takes the flows of full buckets.
@@ -100,6 +106,9 @@ impl Default for Config {
             vnet_cidr: Vec::new(),
             private_endpoint_cidr: Vec::new(),
             named_cidr: Vec::new(),
+            host_root: PathBuf::from("/"),
+            imds: Imds::Auto,
+            cns_url: "http://localhost:10090".to_owned(),
             flow_cells: 65_536,
             spill_entries: 16_384,
             sample: 64,
@@ -196,5 +205,15 @@ named! {
         Human = "human",
         /// One JSON object a line.
         Json = "json",
+    }
+}
+
+named! {
+    /// Whether the instance metadata service is asked.
+    Imds {
+        /// On machines that say that they are Azure's.
+        Auto = "auto",
+        /// Never.
+        Off = "off",
     }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Attach, BpfLog, Config, LogFormat, duration, value};
+use super::{Attach, BpfLog, Config, Imds, LogFormat, duration, value};
 use crate::node::pattern::Pattern;
 
 /// One setting.
@@ -68,6 +68,7 @@ const PLAN: &str = "Address plan (what is not given is taken from routes and add
 const DATAPATH: &str = "Datapath";
 const ACCOUNTS: &str = "Accounts";
 const LOG: &str = "Log";
+const NODE: &str = "What the node is";
 
 /// One bucket.
 const MIN_CELLS: u32 = 4;
@@ -224,6 +225,33 @@ pub static SETTINGS: &[Setting] = &[
             .iter()
             .map(|(name, net)| format!("{name}={net}"))
             .collect()
+    ),
+    setting!(
+        host_root,
+        "PATH",
+        One,
+        NODE,
+        "Where the host's root directory is, for what CNI plugins leave there (/etc/cni/net.d, /var/lib/cni, /run)",
+        |v| value::directory(&v[0])?,
+        |c| vec![c.host_root.display().to_string()]
+    ),
+    setting!(
+        imds,
+        "auto|off",
+        One,
+        NODE,
+        "Asks Azure's instance metadata service (169.254.169.254) for the zone: auto does so on machines of Azure's only",
+        |v| value::choice(&v[0], Imds::NAMES, Imds::from_name)?,
+        |c| vec![c.imds.name().to_owned()]
+    ),
+    setting!(
+        cns_url,
+        "URL",
+        One,
+        NODE,
+        "Where Azure's container networking service is asked for the pods' addresses, on nodes that have it",
+        |v| value::http_url(&v[0])?,
+        |c| vec![c.cns_url.clone()]
     ),
     setting!(
         flow_cells,

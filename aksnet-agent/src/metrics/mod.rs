@@ -19,6 +19,8 @@ mod tcp;
 
 mod agent;
 
+mod node;
+
 mod describe;
 
 use std::{
@@ -33,6 +35,8 @@ use prometheus::{
     process_collector::ProcessCollector,
     proto::MetricFamily,
 };
+
+use crate::node::{found::Found, pod_ips::PodIps};
 
 pub use self::{
     agent::ProgramRuns,
@@ -69,6 +73,7 @@ pub(crate) struct Families {
     pub(crate) drops: drops::DropFamilies,
     pub(crate) tcp: tcp::TcpFamilies,
     pub(crate) agent: agent::AgentFamilies,
+    node: node::NodeFamilies,
 }
 
 impl Families {
@@ -82,6 +87,7 @@ impl Families {
         let mut folded = self.flow.folded().to_vec();
         folded.extend(self.drops.folded());
         folded.extend(self.tcp.folded());
+        self.node.collect(&mut families);
         self.agent.collect(&folded, &mut families);
         families
     }
@@ -109,6 +115,7 @@ impl Metrics {
             drops: drops::DropFamilies::new(limit),
             tcp: tcp::TcpFamilies::new(limit),
             agent: agent::AgentFamilies::default(),
+            node: node::NodeFamilies::default(),
         };
         let families = Arc::new(Mutex::new(families));
         let registry = Registry::new();
@@ -140,6 +147,16 @@ impl Metrics {
     /// What was built.
     pub fn set_build(&self, version: &str, revision: &str) {
         self.lock().agent.build = Some((version.to_owned(), revision.to_owned()));
+    }
+
+    /// What the node is: replaces what was said before.
+    pub fn set_node(&self, name: &str, found: &Found) {
+        self.lock().node.set_info(name, found);
+    }
+
+    /// The accounts of pod addresses: replaces those before.
+    pub fn set_pod_ips(&self, accounts: &[PodIps]) {
+        accounts.clone_into(&mut self.lock().node.pod_ips);
     }
 
     /// How long a sweep took.
