@@ -11,7 +11,7 @@ use crate::node::{
     Snapshot,
     link::Link,
     metadata::Compute,
-    rules::{NotKnown, Reading, Rules, Wanted},
+    rules::{Chain, Family, NotKnown, Reading, Rules, Wanted},
 };
 
 /// Where container runtimes look for CNI configurations.
@@ -105,35 +105,58 @@ impl<'a> Evidence<'a> {
             .find(|l| l.name.len() > prefix.len() && l.name.starts_with(prefix))
     }
 
+    /// Every chain of this name in the iptables table of this name. Where one of them is in the backend that
+    /// kubelet uses, those in the other one are left over, and left out.
+    #[must_use]
+    pub fn chains<'e>(
+        &'e self,
+        table: &'e str,
+        chain: &'e str,
+    ) -> Vec<(&'static str, Family, &'e Chain)> {
+        let all = || self.rules.chains(table, chain);
+        let current = all().any(|(source, ..)| self.is_current(source));
+        all()
+            .filter(|(source, ..)| !current || self.is_current(source))
+            .collect()
+    }
+
     /// Where a chain was found, in words: `nat chain IP-MASQ-AGENT (ip, nf_tables)`.
     #[must_use]
     pub fn chain(&self, table: &str, chain: &str) -> Option<String> {
-        let (source, family, _) = self.rules.chains(table, chain).next()?;
-        Some(format!(
-            "{table} chain {chain} ({family}, {source}{})",
-            self.stale(source)
-        ))
+        let (source, family, _) = self.chains(table, chain).into_iter().next()?;
+        let left_over = self
+            .rules
+            .chains(table, chain)
+            .find(|(source, ..)| !self.is_current(source));
+        let note = match left_over {
+            Some((other, ..)) if other == source => ", which kubelet does not use".to_owned(),
+            Some((other, ..)) => format!("; left over in {other}, which kubelet does not use"),
+            None => String::new(),
+        };
+        Some(format!("{table} chain {chain} ({family}, {source}{note})"))
     }
 
     /// Where a table of nft's own was found.
     #[must_use]
     pub fn table(&self, name: &str) -> Option<String> {
         let (_, table) = self.rules.tables().find(|(_, t)| t.name == name)?;
-        Some(format!("nft table {} {name}", table.family))
+        let sets: Vec<&str> = table.sets.iter().take(8).map(String::as_str).collect();
+        let sets = if sets.is_empty() {
+            String::new()
+        } else {
+            format!(" with {}", sets.join(", "))
+        };
+        Some(format!("nft table {} {name}{sets}", table.family))
     }
 
     /// Kubelet leaves a chain of its own in the backend that it uses. Where it left one in the other backend
     /// only, rules in this one may be left over.
-    fn stale(&self, source: &str) -> &'static str {
+    fn is_current(&self, source: &str) -> bool {
         let in_use: Vec<&str> = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"]
             .into_iter()
             .flat_map(|hint| self.rules.chains("mangle", hint).map(|(source, ..)| source))
             .collect();
-        if in_use.is_empty() || in_use.iter().any(|used| backend(used) == backend(source)) {
-            ""
-        } else {
-            ", which kubelet does not use"
-        }
+        in_use.is_empty() || in_use.iter().any(|used| backend(used) == backend(source))
     }
 }
 

@@ -62,8 +62,8 @@ pub(super) fn conclude(evidence: &Evidence) -> Finding<Option<Masquerade>> {
         }
         // One family's chain may live in another backend than the other's; all are read together.
         let chains: Vec<&Chain> = evidence
-            .rules
             .chains("nat", chain)
+            .into_iter()
             .map(|(_, _, chain)| chain)
             .collect();
         let masquerade = read(agent, chain, &chains);

@@ -7,8 +7,8 @@ pub(super) fn conclude(evidence: &Evidence) -> Finding<&'static str> {
     // Empty while no policy exists: the chain alone tells that NPM runs.
     if let Some(chain) = evidence.chain("filter", "AZURE-NPM") {
         let rules: usize = evidence
-            .rules
             .chains("filter", "AZURE-NPM")
+            .iter()
             .map(|(_, _, c)| c.rules.len())
             .sum();
         found.push(("azure_npm", format!("{chain} with {rules} rules")));

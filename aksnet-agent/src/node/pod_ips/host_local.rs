@@ -36,12 +36,10 @@ pub fn read(
     snapshot: &Snapshot,
     sandboxes: Option<&BTreeSet<String>>,
 ) -> Option<Result<Vec<PodIps>, String>> {
-    let ipam = conflist?.ipam()?;
+    let list = conflist?;
     // flannel's plugin delegates to host-local with ranges of its own making, under the list's name.
-    let flannel = conflist?.plugin("flannel").is_some();
-    if ipam.kind != "host-local" && !flannel {
-        return None;
-    }
+    let flannel = list.plugin("flannel").map(|plugin| &plugin.ipam);
+    let ipam = list.ipam().filter(|i| i.kind == "host-local").or(flannel)?;
     let directory = directory(root, &ipam.data_dir, network(conflist)?);
     let held = match held(&directory) {
         Ok(held) => held,
@@ -219,6 +217,19 @@ mod tests {
     fn without_a_range_the_bridge_has_the_limit() {
         let root = store(&[("10.244.0.2", "aaa")]);
         let list = list(r#"{"type": "host-local"}"#);
+        let read = read(root.path(), Some(&list), &kubenet(), None);
+        let accounts = read.unwrap().unwrap();
+        assert_eq!((accounts[0].in_use, accounts[0].limit), (1, Some(253)));
+    }
+
+    #[test]
+    fn flannel_hands_out_by_host_local() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("var/lib/cni/networks/cbr0");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("10.244.0.9"), "aaa").unwrap();
+        let text = br#"{"name": "cbr0", "plugins": [{"type": "flannel", "delegate": {}}]}"#;
+        let list = Conflist::parse("10-flannel.conflist", text).unwrap();
         let read = read(root.path(), Some(&list), &kubenet(), None);
         let accounts = read.unwrap().unwrap();
         assert_eq!((accounts[0].in_use, accounts[0].limit), (1, Some(253)));
