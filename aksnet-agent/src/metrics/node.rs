@@ -40,11 +40,11 @@ impl NodeFamilies {
                 limit.gauge(source(), most as f64);
             }
         }
-        let mut info = Family::new(describe::NODE_INFO);
+        let mut node = Family::new(describe::NODE_INFO);
         if let Some(labels) = &self.info {
-            info.gauge(labels.clone(), 1.0);
+            node.gauge(labels.clone(), 1.0);
         }
-        into.extend([in_use, limit, info].map(Family::build));
+        into.extend([in_use, limit, node].map(Family::build));
     }
 }
 

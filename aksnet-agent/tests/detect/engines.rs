@@ -184,3 +184,23 @@ fn an_agents_left_overs_in_the_other_backend_do_not_count() -> Result<()> {
     assert_eq!(agent.spared, ["10.244.0.0/16".parse()?]);
     Ok(())
 }
+
+#[test]
+fn what_cns_translates_for_a_pod_subnet_is_no_agent_for_everything() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    for backend in [Backend::Nft, Backend::Legacy] {
+        let netns = bare()?;
+        restore(
+            &netns,
+            backend,
+            "*nat\n:SWIFT-POSTROUTING - [0:0]\n-A POSTROUTING -j SWIFT-POSTROUTING\n\
+             -A SWIFT-POSTROUTING -s 10.241.0.0/16 -d 168.63.129.16/32 -p udp --dport 53 -j SNAT --to-source 10.224.0.4\n\
+             COMMIT\n",
+        )?;
+        let agent = find(&netns)?.masquerade.value.flatten().expect("an agent");
+        assert_eq!((agent.agent, agent.link_local), ("azure-cns", None));
+        assert_eq!(agent.spared, []);
+        assert_eq!(agent.to_string(), "azure-cns for what its rules name");
+    }
+    Ok(())
+}

@@ -104,12 +104,10 @@ impl Manner {
 /// A server that answers every connection alike, until it is dropped.
 pub struct StandIn {
     address: SocketAddr,
-    netns: Netns_,
+    netns: std::fs::File,
     asked: Arc<Asked>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
-
-type Netns_ = std::fs::File;
 
 #[derive(Default)]
 struct Asked {

@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use super::{Finding, conflist::Conflist, evidence::Evidence};
-use crate::node::address::is_link_local;
+use crate::node::{
+    address::{Address, is_link_local},
+    link::Link,
+};
 
 /// The label of nodes in an overlay network, whose value is its kind.
 const NETWORK_TYPE: &str = "kubernetes.azure.com/podnetwork-type";
@@ -115,7 +118,7 @@ fn by_interface(evidence: &Evidence) -> Option<(&'static str, String)> {
     if let Some(link) = evidence.link_like("cali") {
         return Some(("calico", format!("interface {}", link.name)));
     }
-    if evidence.link("cbr0").is_some_and(|l| l.is_bridge()) {
+    if evidence.link("cbr0").is_some_and(Link::is_bridge) {
         let at = subnet_of(evidence, "cbr0");
         return Some(("kubenet", format!("bridge cbr0{at}")));
     }
@@ -137,7 +140,7 @@ fn subnet_of(evidence: &Evidence, name: &str) -> String {
         .addresses
         .iter()
         .filter(|a| Some(a.index) == index)
-        .find_map(|a| a.subnet())
+        .find_map(Address::subnet)
         .map_or(String::new(), |net| format!(" {net}"))
 }
 
@@ -165,7 +168,7 @@ fn azure(evidence: &Evidence, name: &str) -> (&'static str, String) {
             .addresses
             .iter()
             .filter(|a| !is_link_local(a.ip()))
-            .filter_map(|a| a.subnet())
+            .filter_map(Address::subnet)
             .any(|net| net.contains(pod))
     };
     match pod {

@@ -39,6 +39,9 @@ pub struct Masquerade {
 
 impl fmt::Display for Masquerade {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.link_local.is_none() {
+            return write!(f, "{} for what its rules name", self.agent);
+        }
         let spared: Vec<String> = self.spared.iter().map(ToString::to_string).collect();
         let spared = if spared.is_empty() {
             "none".to_owned()
@@ -93,15 +96,12 @@ pub(super) fn conclude(evidence: &Evidence) -> Finding<Option<Masquerade>> {
 }
 
 fn masquerades(chain: &Chain) -> bool {
-    chain
-        .rules
-        .iter()
-        // Cilium and CNS translate to an address that they name.
-        .any(|r| matches!(&r.verdict, Verdict::Masquerade { .. }) || r.verdict == snat())
-}
-
-fn snat() -> Verdict {
-    Verdict::Other("SNAT".to_owned())
+    chain.rules.iter().any(|rule| match &rule.verdict {
+        Verdict::Masquerade { .. } => true,
+        // Cilium and CNS translate to an address that they name; `nat` is nft's word for it.
+        Verdict::Other(target) => target == "SNAT" || target == "nat",
+        _ => false,
+    })
 }
 
 fn jumps(evidence: &Evidence, chain: &str) -> bool {

@@ -101,7 +101,7 @@ pub(super) fn zone(evidence: &Evidence) -> Finding<String> {
 }
 
 /// Nodes outside of zones carry the number of their fault domain in the zone's label
-/// (kubernetes-sigs/cloud-provider-azure, pkg/provider/azure_zones.go).
+/// (kubernetes-sigs/cloud-provider-azure, `pkg/provider/azure_zones.go`).
 fn named(label: &str) -> String {
     if label.bytes().all(|b| b.is_ascii_digit()) {
         String::new()

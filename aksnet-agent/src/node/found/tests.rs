@@ -25,8 +25,8 @@ pub(crate) fn evidence(snapshot: &Snapshot) -> Evidence<'_> {
     }
 }
 
-fn conflist(file: &str, text: &str) -> Option<Conflist> {
-    Some(Conflist::parse(file, text.as_bytes()).unwrap())
+fn conflist(file: &str, text: &str) -> Conflist {
+    Conflist::parse(file, text.as_bytes()).unwrap()
 }
 
 fn chain(name: &str, rules: Vec<Rule>) -> Chain {
@@ -118,7 +118,7 @@ fn each_configuration_names_its_cni() {
     let snapshot = Snapshot::default();
     for (text, cni) in cases {
         let evidence = Evidence {
-            conflist: Ok(conflist("10-x.conflist", &text)),
+            conflist: Ok(Some(conflist("10-x.conflist", &text))),
             ..evidence(&snapshot)
         };
         assert_eq!(cni::conclude(&evidence).value, Some(cni), "{text}");
@@ -177,10 +177,10 @@ fn labels_tell_azures_modes_apart() {
 fn what_speaks_against_a_conclusion_is_listed() {
     let snapshot = kubenet();
     let evidence = Evidence {
-        conflist: Ok(conflist(
+        conflist: Ok(Some(conflist(
             "05-cilium.conflist",
             r#"{"plugins":[{"type":"cilium-cni"}]}"#,
-        )),
+        ))),
         ..evidence(&snapshot)
     };
     let cni = cni::conclude(&evidence);

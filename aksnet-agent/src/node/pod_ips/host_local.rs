@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use super::{PodIps, between, first, is_absent, last, network};
 use crate::node::{
     Snapshot,
+    address::Address,
     found::{
         conflist::{Conflist, Ipam, Range},
         evidence::read_up_to,
@@ -148,7 +149,7 @@ fn bridge(snapshot: &Snapshot, v4: bool) -> Option<IpNet> {
         .addresses
         .iter()
         .filter(|a| bridges.contains(&a.index) && a.ip().is_ipv4() == v4)
-        .find_map(|a| a.subnet())
+        .find_map(Address::subnet)
 }
 
 #[cfg(test)]

@@ -73,6 +73,9 @@ pub fn push(into: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 /// A request: header and payload.
+///
+/// # Panics
+/// When the payload does not fit a message: requests hold names only.
 #[must_use]
 pub fn request(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(HEADER + payload.len()).expect("a request is short");

@@ -2,7 +2,7 @@
 //!
 //! Only tables that are listed in `/proc/net/ip_tables_names` are asked for: a request for any other would
 //! load its module and hook an empty table into every packet's way. Needs `CAP_NET_ADMIN`
-//! (`do_ipt_get_ctl` in net/ipv4/netfilter/ip_tables.c).
+//! (`do_ipt_get_ctl` in `net/ipv4/netfilter/ip_tables.c`).
 
 use std::{
     fs, io,
@@ -15,9 +15,9 @@ use super::{
     legacy::{self, Head},
 };
 
-/// The largest table that is read. The kernel hands out a table only as a whole: one with 10,000 services
-/// has about 40 MB.
-pub const MAX_TABLE: u32 = 96 << 20;
+/// The largest table that is read. The kernel hands out a table only as a whole: one with 10,000 services of
+/// one endpoint each has some 20 MB, and that takes it about 100 ms.
+pub const MAX_TABLE: u32 = 64 << 20;
 
 /// `IPT_SO_GET_INFO` and `IP6T_SO_GET_INFO`.
 const GET_INFO: libc::c_int = 64;

@@ -3,7 +3,8 @@
 //!
 //! A chain of the user's begins with an entry whose target is `ERROR` and carries the chain's name; the
 //! chains of the hooks begin where the table's head says. Layouts: `x_tables.h` in
-//! include/uapi/linux/netfilter, `ip_tables.h` in netfilter_ipv4, `ip6_tables.h` in netfilter_ipv6.
+//! include/uapi/linux/netfilter, `ip_tables.h` in `netfilter_ipv4`, `ip6_tables.h` in
+//! `netfilter_ipv6`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
