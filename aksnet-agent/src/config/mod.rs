@@ -68,6 +68,12 @@ pub struct Config {
     pub load_balancer: Vec<IpAddr>,
     /// Where the API server answers; port 0: any.
     pub api_server: Vec<SocketAddr>,
+    /// Where the host's root directory is.
+    pub host_root: PathBuf,
+    /// Whether the instance metadata service is asked.
+    pub imds: Imds,
+    /// Where CNS is.
+    pub cns_url: String,
     /// Cells in the flow table.
     pub flow_cells: u32,
     /// Entries in the table that takes the flows of full buckets.
@@ -127,6 +133,9 @@ impl Default for Config {
             named_cidr: Vec::new(),
             load_balancer: Vec::new(),
             api_server: Vec::new(),
+            host_root: PathBuf::from("/"),
+            imds: Imds::Auto,
+            cns_url: "http://localhost:10090".to_owned(),
             flow_cells: 65_536,
             spill_entries: 16_384,
             sample: 64,
@@ -260,5 +269,15 @@ named! {
         Human = "human",
         /// One JSON object a line.
         Json = "json",
+    }
+}
+
+named! {
+    /// Whether the instance metadata service is asked.
+    Imds {
+        /// On machines that say that they are Azure's.
+        Auto = "auto",
+        /// Never.
+        Off = "off",
     }
 }

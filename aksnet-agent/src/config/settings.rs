@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Attach, BpfLog, Config, ConntrackMode, LogFormat, duration, value};
+use super::{Attach, BpfLog, Config, ConntrackMode, Imds, LogFormat, duration, value};
 use crate::identify::runtime::Place;
 use crate::node::pattern::Pattern;
 
@@ -70,6 +70,7 @@ const DATAPATH: &str = "Datapath";
 const ACCOUNTS: &str = "Accounts";
 const CONNTRACK: &str = "Conntrack and SNAT";
 const LOG: &str = "Log";
+const NODE: &str = "What the node is";
 
 /// One bucket.
 const MIN_CELLS: u32 = 4;
@@ -266,6 +267,33 @@ pub static SETTINGS: &[Setting] = &[
         "Where the API server answers, where Kubernetes does not tell; port 0 stands for any",
         |v| all(v, value::api_server)?,
         |c| texts(&c.api_server)
+    ),
+    setting!(
+        host_root,
+        "PATH",
+        One,
+        NODE,
+        "Where the host's root directory is, for what CNI plugins leave there (/etc/cni/net.d, /var/lib/cni, /run)",
+        |v| value::directory(&v[0])?,
+        |c| vec![c.host_root.display().to_string()]
+    ),
+    setting!(
+        imds,
+        "auto|off",
+        One,
+        NODE,
+        "Asks Azure's instance metadata service (169.254.169.254) for the zone: auto does so on machines of Azure's only",
+        |v| value::choice(&v[0], Imds::NAMES, Imds::from_name)?,
+        |c| vec![c.imds.name().to_owned()]
+    ),
+    setting!(
+        cns_url,
+        "URL",
+        One,
+        NODE,
+        "Where Azure's container networking service is asked for the pods' addresses, on nodes that have it",
+        |v| value::http_url(&v[0])?,
+        |c| vec![c.cns_url.clone()]
     ),
     setting!(
         flow_cells,

@@ -43,6 +43,31 @@ pub(super) fn socket(text: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
+pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(format!(
+            "'{text}' is no absolute path; write for example /host"
+        ))
+    }
+}
+
+pub(super) fn http_url(text: &str) -> Result<String, String> {
+    let uri = text.parse::<hyper::Uri>().ok();
+    let good = uri.is_some_and(|uri| {
+        uri.scheme_str() == Some("http") && uri.host().is_some_and(|h| !h.is_empty())
+    });
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "'{text}' is no http address; write for example http://localhost:10090"
+        ))
+    }
+}
+
 pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
     let Ok(net) = IpNet::from_str(text) else {
         return Err(match std::net::IpAddr::from_str(text) {

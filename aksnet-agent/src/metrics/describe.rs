@@ -231,6 +231,28 @@ pub(super) const CONNTRACK_EARLY_DROP: Description = counter(
     &[],
     "Conntrack entries evicted to make room for new ones.",
 );
+pub(super) const POD_IPS: Description = gauge(
+    "aksnet_pod_ips_in_use",
+    &["source"],
+    "Pod addresses that the node has handed out, by whose account that is.",
+);
+pub(super) const POD_IPS_LIMIT: Description = gauge(
+    "aksnet_pod_ips_limit",
+    &["source"],
+    "Pod addresses that the node can hand out in all, those in use included.",
+);
+pub(super) const NODE_INFO: Description = gauge(
+    "aksnet_node_info",
+    &[
+        "node",
+        "cni",
+        "policy_engine",
+        "proxy_mode",
+        "kernel",
+        "zone",
+    ],
+    "1; the labels say what the agent found on the node; an empty one is not known.",
+);
 pub(super) const PROGRAM_UP: Description = gauge(
     "aksnet_program_up",
     &["program", "hook"],
@@ -334,6 +356,9 @@ pub(super) const ALL: &[Description] = &[
     CONNTRACK_INSERT_FAILED,
     CONNTRACK_DROP,
     CONNTRACK_EARLY_DROP,
+    POD_IPS,
+    POD_IPS_LIMIT,
+    NODE_INFO,
     PROGRAM_UP,
     MAP_ENTRIES,
     MAP_LIMIT,

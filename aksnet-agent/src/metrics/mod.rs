@@ -21,6 +21,8 @@ mod conntrack;
 
 mod agent;
 
+mod node;
+
 mod describe;
 
 use std::{
@@ -36,7 +38,10 @@ use prometheus::{
     proto::MetricFamily,
 };
 
-use crate::conntrack::Snapshot;
+use crate::{
+    conntrack::Snapshot,
+    node::{found::Found, pod_ips::PodIps},
+};
 
 pub use self::{
     agent::ProgramRuns,
@@ -77,6 +82,7 @@ pub(crate) struct Families {
     pub(crate) tcp: tcp::TcpFamilies,
     pub(crate) conntrack: conntrack::ConntrackFamilies,
     pub(crate) agent: agent::AgentFamilies,
+    node: node::NodeFamilies,
 }
 
 impl Families {
@@ -92,6 +98,7 @@ impl Families {
         folded.extend(self.drops.folded());
         folded.extend(self.tcp.folded());
         folded.extend(self.conntrack.folded());
+        self.node.collect(&mut families);
         self.agent.collect(&folded, &mut families);
         families
     }
@@ -120,6 +127,7 @@ impl Metrics {
             tcp: tcp::TcpFamilies::new(limit),
             conntrack: conntrack::ConntrackFamilies::new(limit),
             agent: agent::AgentFamilies::default(),
+            node: node::NodeFamilies::default(),
         };
         let families = Arc::new(Mutex::new(families));
         let registry = Registry::new();
@@ -161,6 +169,16 @@ impl Metrics {
     /// What was built.
     pub fn set_build(&self, version: &str, revision: &str) {
         self.lock().agent.build = Some((version.to_owned(), revision.to_owned()));
+    }
+
+    /// What the node is: replaces what was said before.
+    pub fn set_node(&self, name: &str, found: &Found) {
+        self.lock().node.set_info(name, found);
+    }
+
+    /// The accounts of pod addresses: replaces those before.
+    pub fn set_pod_ips(&self, accounts: &[PodIps]) {
+        accounts.clone_into(&mut self.lock().node.pod_ips);
     }
 
     /// How long a sweep took.

@@ -23,6 +23,18 @@ pub mod roles;
 
 pub mod knowledge;
 
+// Who else works on it: the packet filter's rules, and what follows about CNI, proxy and policy engine.
+pub mod rules;
+
+pub mod found;
+
+// What others on the node, or beside it, are asked.
+mod http;
+
+pub mod metadata;
+
+pub mod pod_ips;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{config::Config, plan::Plan};
