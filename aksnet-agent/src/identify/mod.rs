@@ -5,3 +5,9 @@
 
 // What is kept of an object.
 pub mod object;
+
+// From JSON to that.
+pub mod reduce;
+
+// Where it comes from.
+pub mod kube;

@@ -1,0 +1,121 @@
+//! How the watches are doing, and when that is worth a log line.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use serde::Serialize;
+use tracing::{info, warn};
+
+use super::request::{Class, Failure};
+use crate::identify::object::Kind;
+
+/// How the watch of one kind is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// A list was complete, now or in the past: what is known is all there was then.
+    pub synced: bool,
+    /// The watch runs: what is known is what there is.
+    pub connected: bool,
+    /// Why it does not, or why it last did not.
+    pub last_error: Option<String>,
+    /// Since when it runs or does not, by the wall clock in seconds since 1970; for people.
+    pub since: u64,
+    /// Requests that failed.
+    pub retries: u64,
+    /// Lists that were begun.
+    pub lists: u64,
+    /// Objects of which something was left out, or everything.
+    pub odd: u64,
+}
+
+/// What is wrong with any of the watches, for one log line on loss and one on recovery.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    failing: Mutex<Failing>,
+}
+
+#[derive(Debug, Default)]
+struct Failing {
+    by_kind: BTreeMap<Kind, Class>,
+    since: Option<Instant>,
+}
+
+/// What to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Nothing,
+    Lost,
+    Back,
+}
+
+impl Failing {
+    /// A watch fails. A class of failure that another watch already has is no news.
+    fn lost(&mut self, kind: Kind, class: Class, now: Instant) -> Line {
+        let known = self.by_kind.values().any(|other| *other == class);
+        self.by_kind.insert(kind, class);
+        self.since.get_or_insert(now);
+        if known { Line::Nothing } else { Line::Lost }
+    }
+
+    /// A watch runs. It is news when it is the last that did not.
+    fn back(&mut self, kind: Kind) -> Line {
+        if self.by_kind.remove(&kind).is_some() && self.by_kind.is_empty() {
+            Line::Back
+        } else {
+            Line::Nothing
+        }
+    }
+}
+
+impl Health {
+    pub(super) fn lost(&self, kind: Kind, failure: &Failure) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if failing.lost(kind, failure.class, Instant::now()) == Line::Lost {
+            warn!(
+                kind = kind.name(),
+                "Kubernetes API: {}; names stay as they were last known, and it is tried again",
+                failure.message
+            );
+        }
+    }
+
+    pub(super) fn back(&self, kind: Kind) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if failing.back(kind) == Line::Back {
+            let seconds = failing.since.take().map_or(0, |s| s.elapsed().as_secs());
+            info!(seconds, "Kubernetes API: all watches run again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_told_once_for_all_watches_and_its_end_once() {
+        let mut failing = Failing::default();
+        let now = Instant::now();
+        let gone = Class::Unreachable;
+        assert_eq!(failing.lost(Kind::Node, gone, now), Line::Lost);
+        assert_eq!(failing.lost(Kind::Service, gone, now), Line::Nothing);
+        assert_eq!(failing.lost(Kind::Node, gone, now), Line::Nothing);
+        assert_eq!(failing.back(Kind::Node), Line::Nothing);
+        assert_eq!(failing.back(Kind::Slice), Line::Nothing);
+        assert_eq!(failing.back(Kind::Service), Line::Back);
+        assert_eq!(failing.back(Kind::Service), Line::Nothing);
+    }
+
+    #[test]
+    fn a_second_cause_is_news() {
+        let mut failing = Failing::default();
+        let now = Instant::now();
+        failing.lost(Kind::Node, Class::Unreachable, now);
+        let denied = Class::Status(403);
+        assert_eq!(failing.lost(Kind::Service, denied, now), Line::Lost);
+        assert_eq!(failing.lost(Kind::Slice, denied, now), Line::Nothing);
+    }
+}
