@@ -44,6 +44,14 @@ pub struct Config {
     pub attach: Attach,
     /// This node's name in Kubernetes; empty: the host name.
     pub node_name: String,
+    /// Whether the Kubernetes API is asked.
+    pub kubernetes: Kubernetes,
+    /// The file that says how; empty: as the pod's service account.
+    pub kubeconfig: PathBuf,
+    /// Its context; empty: its current one.
+    pub kube_context: String,
+    /// Whether pods of other nodes are watched.
+    pub remote_pods: bool,
     /// Where pods live.
     pub pod_cidr: Vec<IpNet>,
     /// Where services' virtual addresses live.
@@ -94,6 +102,10 @@ impl Default for Config {
             pod_interface: Vec::new(),
             attach: Attach::Auto,
             node_name: String::new(),
+            kubernetes: Kubernetes::Auto,
+            kubeconfig: PathBuf::new(),
+            kube_context: String::new(),
+            remote_pods: false,
             pod_cidr: Vec::new(),
             service_cidr: Vec::new(),
             node_cidr: Vec::new(),
@@ -170,6 +182,16 @@ named! {
         Tcx = "tcx",
         /// Filters on a clsact qdisc only.
         Clsact = "clsact",
+    }
+}
+
+named! {
+    /// Whether the Kubernetes API is asked.
+    Kubernetes {
+        /// If there is a way to: a kubeconfig, or the service account of the agent's pod.
+        Auto = "auto",
+        /// Never.
+        Off = "off",
     }
 }
 

@@ -6,8 +6,18 @@
 // What is kept of an object.
 pub mod object;
 
+pub mod workload;
+
+pub mod names;
+
 // From JSON to that.
 pub mod reduce;
+
+// Whose address it is, and was.
+pub mod index;
+
+// The index as all share it.
+pub mod shared;
 
 // Where it comes from.
 pub mod kube;

@@ -19,6 +19,8 @@ mod tcp;
 
 mod agent;
 
+mod identity;
+
 mod describe;
 
 use std::{
@@ -69,6 +71,7 @@ pub(crate) struct Families {
     pub(crate) drops: drops::DropFamilies,
     pub(crate) tcp: tcp::TcpFamilies,
     pub(crate) agent: agent::AgentFamilies,
+    pub(crate) identity: identity::IdentityFamilies,
 }
 
 impl Families {
@@ -83,6 +86,7 @@ impl Families {
         folded.extend(self.drops.folded());
         folded.extend(self.tcp.folded());
         self.agent.collect(&folded, &mut families);
+        self.identity.collect(&mut families);
         families
     }
 }
@@ -109,6 +113,7 @@ impl Metrics {
             drops: drops::DropFamilies::new(limit),
             tcp: tcp::TcpFamilies::new(limit),
             agent: agent::AgentFamilies::default(),
+            identity: identity::IdentityFamilies::default(),
         };
         let families = Arc::new(Mutex::new(families));
         let registry = Registry::new();
@@ -135,6 +140,16 @@ impl Metrics {
     /// The kernel's own account of a program; both numbers only grow.
     pub fn set_program_runs(&self, program: &str, runs: ProgramRuns) {
         self.lock().agent.runs.insert(program.to_owned(), runs);
+    }
+
+    /// How many objects of a kind are known to the identity index.
+    pub fn set_identity_objects(&self, kind: &'static str, count: u64) {
+        self.lock().identity.objects.insert(kind, count);
+    }
+
+    /// Whether a source of identity has told all it has, and tells what changes.
+    pub fn set_identity_synced(&self, source: &'static str, synced: bool) {
+        self.lock().identity.synced.insert(source, synced);
     }
 
     /// What was built.

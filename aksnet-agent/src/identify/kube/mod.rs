@@ -37,7 +37,10 @@ pub use self::{
 };
 use self::{status::Health, watch::Watch};
 use super::object::Kind;
-use crate::exit::Failure;
+use crate::{
+    config::{Config, Kubernetes},
+    exit::Failure,
+};
 
 /// What the watches need to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +53,22 @@ pub struct KubeConfig {
     pub remote_pods: bool,
     /// How long to wait for what.
     pub timing: Timing,
+}
+
+impl KubeConfig {
+    /// What the agent's settings say.
+    #[must_use]
+    pub fn of(config: &Config, node: &str) -> Self {
+        Self {
+            access: match config.kubernetes {
+                Kubernetes::Off => Access::Off("switched off by --kubernetes".to_owned()),
+                Kubernetes::Auto => Access::auto(&config.kubeconfig, &config.kube_context),
+            },
+            node: node.to_owned(),
+            remote_pods: config.remote_pods,
+            timing: Timing::default(),
+        }
+    }
 }
 
 /// The running watches; dropping them ends them.

@@ -1,7 +1,10 @@
 //! Pods.
 
 use super::{About, Context, Field, Metadata, Raw, shape};
-use crate::identify::object::{Kind, Object, Pod, Text};
+use crate::identify::{
+    object::{Kind, Object, Pod},
+    workload::{self, Owner},
+};
 
 shape! {
     RawPod {
@@ -102,7 +105,11 @@ impl Raw for RawPod {
         let texts = texts.into_iter().filter(|text| !text.is_empty());
         let addresses = context.addresses(texts, "status.podIPs");
         let phase = status.phase.take("status.phase", context.odd);
-        let workload = workload(&about, context);
+        let node = context.text(spec.node, "spec.nodeName");
+        let owner = about.owner.as_ref();
+        let owner = owner.map(|(kind, name)| Owner { kind, name });
+        let workload = workload::by_owner(owner, &about.name, &node, &about.labels);
+        let workload = context.symbols.text(&workload);
         let host_network = spec
             .host_network
             .take("spec.hostNetwork", context.odd)
@@ -114,7 +121,7 @@ impl Raw for RawPod {
             uid: about.uid,
             addresses,
             workload,
-            node: context.text(spec.node, "spec.nodeName"),
+            node,
             host_network,
             finished: matches!(phase.as_deref(), Some("Succeeded" | "Failed")),
             labels: about.labels,
@@ -122,21 +129,5 @@ impl Raw for RawPod {
             host_ports,
             name: about.name,
         })
-    }
-}
-
-/// The controller's name; of a replica set that a deployment made, the deployment's.
-fn workload(about: &About, context: &mut Context<'_>) -> Text {
-    let Some((kind, name)) = &about.owner else {
-        return about.name.clone();
-    };
-    let hash = about
-        .labels
-        .iter()
-        .find(|(key, _)| &**key == "pod-template-hash");
-    let stem = hash.and_then(|(_, hash)| name.strip_suffix(&**hash)?.strip_suffix('-'));
-    match stem {
-        Some(stem) if kind == "ReplicaSet" && !stem.is_empty() => context.symbols.text(stem),
-        _ => context.symbols.text(name),
     }
 }
