@@ -17,6 +17,8 @@ mod failures;
 
 mod access;
 
+mod tls;
+
 mod rules;
 
 mod scale;

@@ -21,8 +21,8 @@ pub const NODE: &str = "aks-a";
 /// Waits that are short enough for tests.
 pub const FAST: Timing = Timing {
     answer: Duration::from_secs(1),
-    page: Duration::from_secs(60),
-    watch: Duration::from_secs(60),
+    page: Duration::from_mins(1),
+    watch: Duration::from_mins(1),
     silence: Duration::from_secs(30),
     first_pause: Duration::from_millis(10),
     longest_pause: Duration::from_millis(100),

@@ -19,6 +19,28 @@ pub(super) enum Broken {
     Garbage,
 }
 
+/// Where in the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Around the items.
+    Frame,
+    /// After the key `items` of the outermost object.
+    Key,
+    /// In the list of items, between them.
+    Items,
+    /// In an item.
+    Item,
+}
+
+/// Where in a string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Text {
+    Outside,
+    Inside,
+    /// After a backslash.
+    Escaped,
+}
+
 /// Cuts one page.
 #[derive(Debug)]
 pub(super) struct Pages {
@@ -31,16 +53,10 @@ pub(super) struct Pages {
     longest: usize,
     /// How many brackets are open.
     depth: u32,
-    in_string: bool,
-    escaped: bool,
-    /// Where the string that was last seen in the outermost object begins in the frame.
+    text: Text,
+    place: Place,
+    /// Where the string that was last seen begins in the frame.
     key: usize,
-    /// What was last seen there is the key `items`.
-    at_items: bool,
-    /// Inside of the list of items.
-    in_items: bool,
-    /// Inside of an item.
-    in_item: bool,
 }
 
 impl Pages {
@@ -55,12 +71,9 @@ impl Pages {
             skipping: false,
             longest,
             depth: 0,
-            in_string: false,
-            escaped: false,
+            text: Text::Outside,
+            place: Place::Frame,
             key: 0,
-            at_items: false,
-            in_items: false,
-            in_item: false,
         }
     }
 
@@ -73,32 +86,30 @@ impl Pages {
         // Where the current item begins in this piece.
         let mut start = 0;
         for (at, &byte) in piece.iter().enumerate() {
-            if self.in_string {
+            if self.text != Text::Outside {
                 self.string(byte);
                 continue;
             }
-            let ends = self.in_item && self.depth == 2 && matches!(byte, b',' | b']');
-            if ends {
+            if self.depth == 2 && self.place == Place::Item && matches!(byte, b',' | b']') {
                 self.end_item(&piece[start..at], &mut found);
             }
-            if self.in_items && !self.in_item && self.depth == 2 {
+            if self.depth == 2 && self.place == Place::Items {
                 match byte {
                     b',' | b' ' | b'\t' | b'\r' | b'\n' => continue,
-                    b']' => self.in_items = false,
+                    b']' => self.place = Place::Frame,
                     _ => {
-                        self.in_item = true;
+                        self.place = Place::Item;
                         start = at;
                     }
                 }
             }
             self.outside(byte)?;
         }
-        if self.in_item {
+        if self.place == Place::Item {
             self.keep(&piece[start..]);
         }
-        if self.frame.len() > LONGEST_FRAME
-            || (self.depth == 0 && !is_blank(&self.frame) && !self.closed())
-        {
+        let over = self.depth == 0 && !is_blank(&self.frame) && !self.closed();
+        if self.frame.len() > LONGEST_FRAME || over {
             return Err(Broken::Garbage);
         }
         Ok(())
@@ -106,18 +117,20 @@ impl Pages {
 
     /// A byte inside of a string.
     fn string(&mut self, byte: u8) {
-        if self.escaped {
-            self.escaped = false;
-        } else if byte == b'\\' {
-            self.escaped = true;
-        } else if byte == b'"' {
-            self.in_string = false;
+        self.text = match (self.text, byte) {
+            (Text::Inside, b'\\') => Text::Escaped,
+            (Text::Inside, b'"') => Text::Outside,
+            _ => Text::Inside,
+        };
+        if self.place == Place::Item {
+            return;
         }
-        if !self.in_item {
-            self.frame.push(byte);
-            if !self.in_string && self.depth == 1 {
-                self.at_items = self.frame.get(self.key..) == Some(b"\"items\"");
-            }
+        self.frame.push(byte);
+        if self.text == Text::Outside && self.depth == 1 {
+            self.place = match self.frame.get(self.key..) {
+                Some(b"\"items\"") => Place::Key,
+                _ => Place::Frame,
+            };
         }
     }
 
@@ -125,18 +138,24 @@ impl Pages {
     fn outside(&mut self, byte: u8) -> Result<(), Broken> {
         match byte {
             b'"' => {
-                self.in_string = true;
+                self.text = Text::Inside;
                 self.key = self.frame.len();
             }
             b'{' | b'[' => {
-                self.in_items |= byte == b'[' && self.depth == 1 && self.at_items;
+                if self.depth == 1 && self.place == Place::Key {
+                    self.place = if byte == b'[' {
+                        Place::Items
+                    } else {
+                        Place::Frame
+                    };
+                }
                 self.depth += 1;
             }
             b'}' | b']' => self.depth = self.depth.checked_sub(1).ok_or(Broken::Garbage)?,
-            b',' if self.depth == 1 => self.at_items = false,
+            b',' if self.place == Place::Key => self.place = Place::Frame,
             _ => {}
         }
-        if !self.in_item {
+        if self.place != Place::Item {
             self.frame.push(byte);
         }
         Ok(())
@@ -152,7 +171,7 @@ impl Pages {
     }
 
     fn end_item(&mut self, last: &[u8], found: &mut impl FnMut(Option<&[u8]>)) {
-        self.in_item = false;
+        self.place = Place::Items;
         if self.item.is_empty() && !self.skipping && last.len() <= self.longest {
             found(Some(last));
             return;
@@ -170,7 +189,7 @@ impl Pages {
 
     /// What stood around the items: the list without them.
     pub(super) fn finish(self) -> Result<Vec<u8>, Broken> {
-        if is_blank(&self.frame) || self.depth > 0 || self.in_string {
+        if is_blank(&self.frame) || self.depth > 0 || self.text != Text::Outside {
             return Err(Broken::Truncated);
         }
         if self.closed() {

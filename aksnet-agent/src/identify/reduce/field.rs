@@ -12,20 +12,15 @@ use serde::{
 };
 
 /// What stood in a field.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Field<T> {
     /// Nothing, or `null`.
+    #[default]
     Absent,
     /// What belongs there.
     Good(T),
     /// Something of another type.
     Odd,
-}
-
-impl<T> Default for Field<T> {
-    fn default() -> Self {
-        Self::Absent
-    }
 }
 
 impl<T> Field<T> {

@@ -33,8 +33,8 @@ shape! {
 shape! {
     Port {
         name: String = "name",
-        port: u64 = "containerPort",
-        host_port: u64 = "hostPort",
+        number: u64 = "containerPort",
+        on_host: u64 = "hostPort",
         protocol: String = "protocol",
     }
 }
@@ -82,8 +82,8 @@ impl Raw for RawPod {
                 .collect();
             for port in ports {
                 let protocol = context.protocol(port.protocol, "spec.containers.ports.protocol");
-                let number = context.port(port.port, "spec.containers.ports.containerPort");
-                let host = context.port(port.host_port, "spec.containers.ports.hostPort");
+                let number = context.port(port.number, "spec.containers.ports.containerPort");
+                let host = context.port(port.on_host, "spec.containers.ports.hostPort");
                 let name = context.text(port.name, "spec.containers.ports.name");
                 let Some(protocol) = protocol else { continue };
                 if let Some(number) = number

@@ -27,8 +27,8 @@ shape! {
     Port {
         name: String = "name",
         protocol: String = "protocol",
-        port: u64 = "port",
-        node_port: u64 = "nodePort",
+        number: u64 = "port",
+        on_node: u64 = "nodePort",
     }
 }
 
@@ -62,9 +62,9 @@ impl Raw for RawService {
         let mut ports = Vec::new();
         for port in raw_ports {
             let protocol = context.protocol(port.protocol, "spec.ports.protocol");
-            let number = context.port(port.port, "spec.ports.port");
+            let number = context.port(port.number, "spec.ports.port");
             let name = context.text(port.name, "spec.ports.name");
-            let node_port = context.number(port.node_port, "spec.ports.nodePort");
+            let node_port = context.number(port.on_node, "spec.ports.nodePort");
             if let (Some(protocol), Some(port)) = (protocol, number) {
                 ports.push(ServicePort {
                     name,

@@ -34,7 +34,7 @@ shape! {
 shape! {
     Port {
         protocol: String = "protocol",
-        port: u64 = "port",
+        number: u64 = "port",
     }
 }
 
@@ -80,7 +80,8 @@ impl Raw for RawSlice {
         for port in raw {
             let protocol = context.protocol(port.protocol, "ports.protocol");
             // Without a number it stands for every port.
-            if let (Some(protocol), Some(port)) = (protocol, context.port(port.port, "ports.port"))
+            if let (Some(protocol), Some(port)) =
+                (protocol, context.port(port.number, "ports.port"))
             {
                 ports.push((protocol, port));
             }
