@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use aksnet_agent::{
+    config::{Config, Kubernetes},
     exit::Exit,
     identify::{
         index::Index,
@@ -97,4 +98,13 @@ fn outside_of_a_pod_and_without_a_kubeconfig_it_is_off() {
         context: Some("prod".to_owned()),
     };
     assert_eq!(named, wanted);
+    let mut config = Config {
+        kubeconfig: "/x".into(),
+        kube_context: "prod".to_owned(),
+        ..Config::default()
+    };
+    assert_eq!(KubeConfig::of(&config, NODE).access, wanted);
+    config.kubernetes = Kubernetes::Off;
+    let off = KubeConfig::of(&config, NODE).access;
+    assert!(matches!(off, Access::Off(why) if why.contains("--kubernetes")));
 }

@@ -149,6 +149,31 @@ fn a_large_cluster_is_known_in_full_within_its_memory() {
 }
 
 #[test]
+fn a_burst_of_changes_is_folded_to_its_end() {
+    const CHANGES: usize = 20_000;
+    let server = ApiServer::start().unwrap();
+    let watcher = Watcher::with(&server.kubeconfig(), FAST, true);
+    watcher.wait("the watch", |w| w.status(Kind::RemotePod).connected);
+    let template = Template::lean(pod());
+    let began = Instant::now();
+    for n in 1..=CHANGES {
+        let object = template.make(n);
+        server.inject("Pod", &format!(r#"{{"type":"ADDED","object":{object}}}"#));
+    }
+    let sent = began.elapsed();
+    // The watch of this node's pods hears of them, too: the server does not look into lines that it is given.
+    watcher.wait_for(Duration::from_mins(1), "all of them", |watcher| {
+        watcher.count(Kind::RemotePod) == CHANGES && watcher.count(Kind::LocalPod) == CHANGES
+    });
+    println!(
+        "sent {CHANGES} changes in {sent:.1?}; folded twice in {:.1?}",
+        began.elapsed()
+    );
+    assert_eq!(watcher.status(Kind::RemotePod).lists, 1);
+    assert_eq!(watcher.status(Kind::RemotePod).odd, 0);
+}
+
+#[test]
 fn what_a_node_costs_the_server_is_as_documented() {
     let server = ApiServer::start().unwrap();
     // A part of each, as they are in full; the mean is what is documented.

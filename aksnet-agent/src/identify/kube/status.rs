@@ -1,7 +1,7 @@
 //! How the watches are doing, and when that is worth a log line.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     sync::{Mutex, PoisonError},
     time::Instant,
 };
@@ -39,7 +39,9 @@ pub(super) struct Health {
 
 #[derive(Debug, Default)]
 struct Failing {
-    by_kind: BTreeMap<Kind, Class>,
+    kinds: BTreeSet<Kind>,
+    /// What was told since all watches ran: an outage that changes its face back and forth is one.
+    told: Vec<Class>,
     since: Option<Instant>,
 }
 
@@ -52,17 +54,21 @@ enum Line {
 }
 
 impl Failing {
-    /// A watch fails. A class of failure that another watch already has is no news.
+    /// A watch fails. It is news unless one has failed so before.
     fn lost(&mut self, kind: Kind, class: Class, now: Instant) -> Line {
-        let known = self.by_kind.values().any(|other| *other == class);
-        self.by_kind.insert(kind, class);
+        self.kinds.insert(kind);
         self.since.get_or_insert(now);
-        if known { Line::Nothing } else { Line::Lost }
+        if self.told.contains(&class) {
+            return Line::Nothing;
+        }
+        self.told.push(class);
+        Line::Lost
     }
 
     /// A watch runs. It is news when it is the last that did not.
     fn back(&mut self, kind: Kind) -> Line {
-        if self.by_kind.remove(&kind).is_some() && self.by_kind.is_empty() {
+        if self.kinds.remove(&kind) && self.kinds.is_empty() {
+            self.told.clear();
             Line::Back
         } else {
             Line::Nothing
@@ -110,12 +116,17 @@ mod tests {
     }
 
     #[test]
-    fn a_second_cause_is_news() {
+    fn a_second_cause_is_news_once_until_all_is_well() {
         let mut failing = Failing::default();
         let now = Instant::now();
         failing.lost(Kind::Node, Class::Unreachable, now);
         let denied = Class::Status(403);
         assert_eq!(failing.lost(Kind::Service, denied, now), Line::Lost);
-        assert_eq!(failing.lost(Kind::Slice, denied, now), Line::Nothing);
+        for class in [denied, Class::Unreachable, denied] {
+            assert_eq!(failing.lost(Kind::Service, class, now), Line::Nothing);
+        }
+        assert_eq!(failing.back(Kind::Node), Line::Nothing);
+        assert_eq!(failing.back(Kind::Service), Line::Back);
+        assert_eq!(failing.lost(Kind::Node, denied, now), Line::Lost);
     }
 }
