@@ -63,15 +63,15 @@ fn a_connection_that_breaks_within_an_event_loses_nothing() {
     server.apply(namespace("second"));
     server.apply(namespace("third"));
     watcher.wait("both", |w| w.knows("second") && w.knows("third"));
-    let watches = seen(&server, Verb::Watch);
+    let begun = seen(&server, Verb::Watch);
     assert_eq!(
-        watches.len(),
+        begun.len(),
         3,
         "the first, the cut one, and one that went on"
     );
-    assert_eq!(watches[1].query["resourceVersion"], "1");
+    assert_eq!(begun[1].query["resourceVersion"], "1");
     assert_eq!(
-        watches[2].query["resourceVersion"], "2",
+        begun[2].query["resourceVersion"], "2",
         "the first event was whole"
     );
     assert_eq!(seen(&server, Verb::List).len(), 1);

@@ -17,7 +17,9 @@ mod pages;
 mod lines;
 
 // The watch itself, and what comes of it.
-pub mod watch;
+mod timing;
+
+mod watch;
 
 pub mod status;
 
@@ -33,7 +35,7 @@ pub use self::{
     resource::{RESOURCES, Resource, VERBS},
     sink::{Change, Sink},
     status::Status,
-    watch::Timing,
+    timing::Timing,
 };
 use self::{status::Health, watch::Watch};
 use super::object::Kind;
