@@ -128,6 +128,12 @@ impl Ledger {
         }
     }
 
+    /// Addresses with a tenure that is remembered.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.addresses.len()
+    }
+
     /// Forgets what ended before a moment.
     pub(super) fn expire(&mut self, names: &mut Names, before: Moment) {
         while self.ended.front().is_some_and(|(until, _)| *until < before) {
