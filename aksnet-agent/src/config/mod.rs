@@ -52,6 +52,14 @@ pub struct Config {
     pub node_name: String,
     /// Where the container runtime is asked for the names of pods.
     pub cri_socket: Place,
+    /// Whether the Kubernetes API is asked.
+    pub kubernetes: Kubernetes,
+    /// The file that says how; empty: as the pod's service account.
+    pub kubeconfig: PathBuf,
+    /// Its context; empty: its current one.
+    pub kube_context: String,
+    /// Whether pods of other nodes are watched.
+    pub remote_pods: bool,
     /// Where pods live.
     pub pod_cidr: Vec<IpNet>,
     /// Where services' virtual addresses live.
@@ -125,6 +133,10 @@ impl Default for Config {
             attach: Attach::Auto,
             node_name: String::new(),
             cri_socket: Place::Look,
+            kubernetes: Kubernetes::Auto,
+            kubeconfig: PathBuf::new(),
+            kube_context: String::new(),
+            remote_pods: false,
             pod_cidr: Vec::new(),
             service_cidr: Vec::new(),
             node_cidr: Vec::new(),
@@ -242,6 +254,16 @@ named! {
         /// By dumps alone.
         Dump = "dump",
         /// Not at all; only its statistics are read.
+        Off = "off",
+    }
+}
+
+named! {
+    /// Whether the Kubernetes API is asked.
+    Kubernetes {
+        /// If there is a way to: a kubeconfig, or the service account of the agent's pod.
+        Auto = "auto",
+        /// Never.
         Off = "off",
     }
 }

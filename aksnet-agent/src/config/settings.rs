@@ -2,9 +2,9 @@
 //! variables (`AKSNET_POD_CIDR`), their help, the effective config that is printed and logged: all are made
 //! from it, so that they cannot drift apart.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
-use super::{Attach, BpfLog, Config, ConntrackMode, Imds, LogFormat, duration, value};
+use super::{Attach, BpfLog, Config, ConntrackMode, Imds, Kubernetes, LogFormat, duration, value};
 use crate::identify::runtime::Place;
 use crate::node::pattern::Pattern;
 
@@ -65,6 +65,7 @@ pub fn by_key(key: &str) -> Option<&'static Setting> {
 
 const OUTPUTS: &str = "Outputs";
 const INTERFACES: &str = "Interfaces";
+const KUBERNETES: &str = "Kubernetes";
 const PLAN: &str = "Address plan (what is not given is taken from routes and addresses)";
 const DATAPATH: &str = "Datapath";
 const ACCOUNTS: &str = "Accounts";
@@ -191,6 +192,42 @@ pub static SETTINGS: &[Setting] = &[
         "The container runtime's socket, which tells the names of this node's pods; else the well-known ones are tried; 'off'",
         |v| Place::parse(&v[0])?,
         |c| vec![c.cri_socket.to_string()]
+    ),
+    setting!(
+        kubernetes,
+        "HOW",
+        One,
+        KUBERNETES,
+        "auto or off; auto asks the API as --kubeconfig says, else as the service account of the agent's pod",
+        |v| value::choice(&v[0], Kubernetes::NAMES, Kubernetes::from_name)?,
+        |c| vec![c.kubernetes.name().to_owned()]
+    ),
+    setting!(
+        kubeconfig,
+        "PATH",
+        One,
+        KUBERNETES,
+        "The file that says where the API is and who the agent is there",
+        |v| PathBuf::from(&v[0]),
+        |c| vec![c.kubeconfig.display().to_string()]
+    ),
+    setting!(
+        kube_context,
+        "NAME",
+        One,
+        KUBERNETES,
+        "Which context of the kubeconfig; else its current one",
+        |v| v[0].clone(),
+        |c| vec![c.kube_context.clone()]
+    ),
+    setting!(
+        remote_pods,
+        "true|false",
+        Switch,
+        KUBERNETES,
+        "Watches the pods of all other nodes too, for workloads that no service has; costs memory and the API server",
+        |v| value::flag(&v[0])?,
+        |c| vec![c.remote_pods.to_string()]
     ),
     setting!(
         pod_cidr,

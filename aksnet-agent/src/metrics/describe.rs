@@ -323,6 +323,16 @@ pub(super) const BPF_RUNS: Description = counter(
     &["program"],
     "The kernel's own account of each program's runs, while it is switched on.",
 );
+pub(super) const IDENTITY_OBJECTS: Description = gauge(
+    "aksnet_agent_identity_objects",
+    &["kind"],
+    "Kubernetes objects that names are taken from, by kind.",
+);
+pub(super) const IDENTITY_SYNCED: Description = gauge(
+    "aksnet_agent_identity_synced",
+    &["source"],
+    "1 while the source has told all it has and tells what changes; 0: names are those last known, or none.",
+);
 pub(super) const BUILD_INFO: Description = gauge(
     "aksnet_build_info",
     &["version", "revision"],
@@ -373,6 +383,8 @@ pub(super) const ALL: &[Description] = &[
     CONNTRACK_RESYNCS,
     BPF_RUN_SECONDS,
     BPF_RUNS,
+    IDENTITY_OBJECTS,
+    IDENTITY_SYNCED,
     BUILD_INFO,
 ];
 

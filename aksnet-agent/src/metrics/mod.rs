@@ -23,6 +23,8 @@ mod agent;
 
 mod node;
 
+mod identity;
+
 mod describe;
 
 use std::{
@@ -83,6 +85,7 @@ pub(crate) struct Families {
     pub(crate) conntrack: conntrack::ConntrackFamilies,
     pub(crate) agent: agent::AgentFamilies,
     node: node::NodeFamilies,
+    pub(crate) identity: identity::IdentityFamilies,
 }
 
 impl Families {
@@ -100,6 +103,7 @@ impl Families {
         folded.extend(self.conntrack.folded());
         self.node.collect(&mut families);
         self.agent.collect(&folded, &mut families);
+        self.identity.collect(&mut families);
         families
     }
 }
@@ -128,6 +132,7 @@ impl Metrics {
             conntrack: conntrack::ConntrackFamilies::new(limit),
             agent: agent::AgentFamilies::default(),
             node: node::NodeFamilies::default(),
+            identity: identity::IdentityFamilies::default(),
         };
         let families = Arc::new(Mutex::new(families));
         let registry = Registry::new();
@@ -164,6 +169,16 @@ impl Metrics {
     /// Live source-translated connections by workload; replaces what was set before.
     pub fn set_snat_connections(&self, connections: impl Iterator<Item = (labels::Party, u64)>) {
         self.lock().conntrack.set_connections(connections);
+    }
+
+    /// How many objects of a kind are known to the identity index.
+    pub fn set_identity_objects(&self, kind: &'static str, count: u64) {
+        self.lock().identity.objects.insert(kind, count);
+    }
+
+    /// Whether a source of identity has told all it has, and tells what changes.
+    pub fn set_identity_synced(&self, source: &'static str, synced: bool) {
+        self.lock().identity.synced.insert(source, synced);
     }
 
     /// What was built.

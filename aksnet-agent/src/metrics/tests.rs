@@ -41,10 +41,14 @@ fn the_text_names_programs_and_the_process() {
     metrics.set_program_up("enter", "tcx", true);
     metrics.set_build("0.1.0", "abc");
     metrics.observe_sweep(Duration::from_millis(2));
+    metrics.set_identity_objects("nodes", 3);
+    metrics.set_identity_synced("nodes", false);
     let text = metrics.encode().expect("encodes");
     for line in [
         "aksnet_program_up{program=\"enter\",hook=\"tcx\"} 1",
         "aksnet_build_info{version=\"0.1.0\",revision=\"abc\"} 1",
+        "aksnet_agent_identity_objects{kind=\"nodes\"} 3",
+        "aksnet_agent_identity_synced{source=\"nodes\"} 0",
         "aksnet_agent_sweep_seconds_bucket{le=\"0.0025\"} 1",
         "aksnet_agent_sweep_seconds_bucket{le=\"+Inf\"} 1",
         "aksnet_agent_skipped_packets_total{reason=\"not_ip\"} 0",

@@ -62,6 +62,9 @@ pub mod traffic;
 
 pub mod counters;
 
+// The Kubernetes API, as far as a node's agent asks it.
+pub mod api;
+
 pub use bed::Testbed;
 pub use builder::Builder;
 pub use cni::Hairpin;
