@@ -134,7 +134,9 @@ fn pure(criterion: &mut Criterion) {
             |table| {
                 black_box(Messages::new(&datagrams).count());
                 table.begin_dump();
-                all.iter().for_each(|e| table.add(e));
+                for entry in &all {
+                    table.add(entry);
+                }
                 table.end_dump();
             },
             BatchSize::PerIteration,
@@ -194,8 +196,8 @@ fn listener() -> Result<()> {
     let netns = bed.node().netns();
     let config = |mode| FollowConfig {
         mode,
-        interval: Duration::from_secs(3600),
-        reconcile: Duration::from_secs(3600),
+        interval: Duration::from_hours(1),
+        reconcile: Duration::from_hours(1),
         ..FollowConfig::default()
     };
     let mut rounds = [Vec::new(), Vec::new()];

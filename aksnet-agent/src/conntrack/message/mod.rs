@@ -209,7 +209,6 @@ fn generic(payload: &[u8]) -> Option<Attributes<'_>> {
 }
 
 /// The attributes of a message or of a nest. Ends at the first that is not whole.
-#[derive(Clone, Copy)]
 struct Attributes<'a>(&'a [u8]);
 
 impl<'a> Iterator for Attributes<'a> {
