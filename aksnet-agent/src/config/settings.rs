@@ -543,6 +543,20 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_ports_may_be_left_open() {
+        let set = |key: &str, text: &str| {
+            let mut config = Config::default();
+            let setting = by_key(key).expect("a setting");
+            (setting.set)(&mut config, &[text.to_owned()])?;
+            Ok::<_, String>((config.snat_ports, config.azure_snat_ports))
+        };
+        assert_eq!(set("snat_ports", ""), Ok((None, None)));
+        assert_eq!(set("snat_ports", "2"), Ok((Some(2), None)));
+        assert_eq!(set("azure_snat_ports", "0"), Ok((None, Some(0))));
+        assert!(set("snat_ports", "0").is_err(), "a range has a port");
+    }
+
+    #[test]
     fn defaults_are_within_their_own_bounds() {
         let mut config = Config::default();
         for setting in SETTINGS {

@@ -19,8 +19,10 @@ use nix::{
     },
 };
 
+use aksnet_common::passage::Tuple;
+
 use super::{
-    message::{Body, Messages, Request},
+    message::{Body, Entry, Messages, Request, lookup},
     stats::{CpuReading, TableSize},
 };
 
@@ -83,6 +85,15 @@ impl Events {
     }
 }
 
+/// How an answer ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// It is one message.
+    One,
+    /// It is a dump, with an end of its own.
+    Many,
+}
+
 /// A socket for requests.
 #[derive(Debug)]
 pub(super) struct Requests {
@@ -108,6 +119,25 @@ impl Requests {
         self.ask(Request::Entries, see)
     }
 
+    /// The entry whose packets leave the node with this tuple, if there is one.
+    pub(super) fn entry(&mut self, protocol: u8, after: &Tuple) -> io::Result<Option<Entry>> {
+        let Some(bytes) = lookup(self.next(), protocol, after) else {
+            return Ok(None);
+        };
+        let mut found = None;
+        let asked = self.exchange(&bytes, Answer::One, |messages| {
+            for message in messages {
+                if let Body::New(entry) = message.body {
+                    found = Some(entry);
+                }
+            }
+        });
+        match asked {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            asked => asked.map(|_| found),
+        }
+    }
+
     /// Statistics of all CPUs, in their order.
     pub(super) fn cpus(&mut self) -> io::Result<Vec<CpuReading>> {
         let mut readings = Vec::new();
@@ -120,7 +150,7 @@ impl Requests {
         Ok(readings)
     }
 
-    /// How full the table is. Kernels before 5.15 do not tell the limit.
+    /// How full the table is. What the kernel does not tell stays unknown.
     pub(super) fn table(&mut self) -> io::Result<TableSize> {
         let mut size = TableSize::default();
         self.ask(Request::Table, |messages| {
@@ -133,11 +163,28 @@ impl Requests {
         Ok(size)
     }
 
-    fn ask(&mut self, request: Request, mut see: impl FnMut(Messages<'_>)) -> io::Result<bool> {
+    fn ask(&mut self, request: Request, see: impl FnMut(Messages<'_>)) -> io::Result<bool> {
+        let bytes = request.bytes(self.next());
+        let answer = match request {
+            Request::Entries | Request::Cpus => Answer::Many,
+            Request::Table => Answer::One,
+        };
+        self.exchange(&bytes, answer, see)
+    }
+
+    fn next(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1).max(1);
-        let bytes = request.bytes(self.sequence);
+        self.sequence
+    }
+
+    fn exchange(
+        &mut self,
+        bytes: &[u8],
+        answer: Answer,
+        mut see: impl FnMut(Messages<'_>),
+    ) -> io::Result<bool> {
         let kernel = NetlinkAddr::new(0, 0);
-        sendto(self.socket.as_raw_fd(), &bytes, &kernel, MsgFlags::empty())?;
+        sendto(self.socket.as_raw_fd(), bytes, &kernel, MsgFlags::empty())?;
         let mut consistent = true;
         loop {
             let n = match receive(&self.socket, &mut self.buffer) {
@@ -160,7 +207,7 @@ impl Requests {
                 consistent &= !message.interrupted && message.body != Body::Unreadable;
                 match message.body {
                     Body::Done(errno) | Body::Error(errno) => end = Some(errno),
-                    Body::Table(_) => end = Some(0),
+                    _ if answer == Answer::One => end = Some(0),
                     _ => {}
                 }
             }

@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpStream},
 };
 
-use aksnet_agent::config::ConntrackMode;
+use aksnet_agent::{config::ConntrackMode, conntrack::FollowConfig};
 use aksnet_common::{packet::TCP, passage::Tuple};
 use anyhow::{Context as _, Result, ensure};
 use xtask::testbed::{Service, Testbed, traffic::TcpServer};
@@ -45,6 +45,28 @@ fn a_host_process_that_dialled_a_service_is_found_by_its_packets() -> Result<()>
         Ok(follower.with_table(|t| t.dialled(TCP, &after)) == Some(dialled))
     })?;
     ensure!(dialled.dst != after.dst, "the destination was replaced");
+    ensure!(follower.dialled(TCP, &after) == Some(dialled));
+
+    // One whose mirror is older than the connection asks the kernel.
+    let stale = follow(
+        netns,
+        FollowConfig {
+            limit: 0,
+            ..config(ConntrackMode::Dump)
+        },
+    )?;
+    wait("the first dump", || Ok(stale.status().dumps > 0))?;
+    ensure!(stale.status().mirrored == 0);
+    ensure!(stale.dialled(TCP, &after) == Some(dialled));
+    let other = Tuple {
+        src_port: after.src_port ^ 1,
+        ..after
+    };
+    ensure!(stale.dialled(TCP, &other).is_none(), "no such connection");
+    // Nobody redirected a connection that went to the endpoint itself.
+    let direct = netns.run(|| Ok(TcpStream::connect(server.address())?))?;
+    let there = tuple(direct.local_addr()?, server.address());
+    ensure!(stale.dialled(TCP, &there).is_none(), "not redirected");
     drop(stream);
     Ok(())
 }

@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aksnet_common::passage::Tuple;
 use serde::Serialize;
 use tracing::{info, warn};
 
@@ -147,6 +148,8 @@ struct Shared {
 #[derive(Debug)]
 pub struct Follower {
     shared: Arc<Mutex<Shared>>,
+    /// For single questions, in the namespace where the follower was started.
+    asking: Mutex<Option<Requests>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -191,6 +194,7 @@ impl Follower {
             })?;
         Ok(Self {
             shared,
+            asking: Mutex::new(Requests::open().ok()),
             stop,
             thread: Some(thread),
         })
@@ -224,6 +228,28 @@ impl Follower {
     /// Looks into the table. The follower waits meanwhile, so look briefly.
     pub fn with_table<T>(&self, look: impl FnOnce(&Table) -> T) -> T {
         look(&self.lock().table)
+    }
+
+    /// What a process of the node had dialled whose packets leave it with this tuple: the destination before DNAT in
+    /// OUTPUT, which is before any program sees the packet. `None` when it was not redirected, or that is not known.
+    /// What the mirror does not have is asked of the kernel, at two system calls.
+    #[must_use]
+    pub fn dialled(&self, protocol: u8, after: &Tuple) -> Option<Tuple> {
+        {
+            let shared = self.lock();
+            if let Some(dialled) = shared.table.dialled(protocol, after) {
+                return Some(dialled);
+            }
+            if matches!(
+                shared.status.table,
+                TableState::Off | TableState::Unknown(_)
+            ) {
+                return None;
+            }
+        }
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = asking.as_mut()?.entry(protocol, after).ok().flatten()?;
+        (entry.after == *after && entry.is_dnat()).then_some(entry.original)
     }
 
     /// Tells how many ports there are from now on: Azure's allocation changes with the number of nodes.

@@ -6,7 +6,7 @@
 
 use aksnet_common::{
     flow::Addr,
-    packet::{ICMP, ICMPV6},
+    packet::{DCCP, ICMP, ICMPV6, SCTP, TCP, UDP, UDPLITE},
     passage::{NatKind, Tuple},
 };
 
@@ -24,6 +24,8 @@ const CT_GET: u16 = CTNETLINK | 1;
 const CT_DELETE: u16 = CTNETLINK | 2;
 const CT_GET_STATS_CPU: u16 = CTNETLINK | 4;
 const CT_GET_STATS: u16 = CTNETLINK | 5;
+
+const NESTED: u16 = 0x8000;
 
 const REQUEST: u16 = 1;
 /// `NLM_F_ROOT | NLM_F_MATCH`.
@@ -168,7 +170,7 @@ fn body(kind: u16, payload: &[u8]) -> Body {
     };
     match kind {
         ERROR => number(payload).map_or(Body::Unreadable, Body::Error),
-        // Older kernels end a dump without a number.
+        // Without a number it is an end all the same.
         DONE => Body::Done(number(payload).unwrap_or(0)),
         CT_NEW => entry(payload).map_or(Body::Unreadable, Body::New),
         CT_DELETE => entry(payload).map_or(Body::Unreadable, Body::Destroyed),
@@ -207,7 +209,6 @@ fn generic(payload: &[u8]) -> Option<Attributes<'_>> {
 }
 
 /// The attributes of a message or of a nest. Ends at the first that is not whole.
-#[derive(Clone, Copy)]
 struct Attributes<'a>(&'a [u8]);
 
 impl<'a> Iterator for Attributes<'a> {
@@ -356,22 +357,74 @@ pub enum Request {
 impl Request {
     /// The message that asks it.
     #[must_use]
-    pub fn bytes(self, sequence: u32) -> [u8; HEADER + GENERIC] {
+    pub fn bytes(self, sequence: u32) -> Vec<u8> {
         let (kind, flags) = match self {
             Self::Entries => (CT_GET, REQUEST | DUMP),
             Self::Cpus => (CT_GET_STATS_CPU, REQUEST | DUMP),
             Self::Table => (CT_GET_STATS, REQUEST),
         };
-        let mut bytes = [0; HEADER + GENERIC];
-        bytes[0] = 20;
-        #[cfg(target_endian = "big")]
-        bytes[..4].reverse();
-        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
-        bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
-        bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
-        // The family stays AF_UNSPEC, which is all of them.
-        bytes
+        // AF_UNSPEC, which is all families.
+        write(kind, flags, sequence, 0, &[])
     }
+}
+
+/// The message that asks for the one entry whose packets leave the node with this tuple. `None` for protocols without
+/// ports, which take more than a tuple to name.
+#[must_use]
+pub fn lookup(sequence: u32, protocol: u8, after: &Tuple) -> Option<Vec<u8>> {
+    if !matches!(protocol, TCP | UDP | UDPLITE | SCTP | DCCP) {
+        return None;
+    }
+    let nest = |kind: u16, parts: [Vec<u8>; 2]| attribute(kind | NESTED, &parts.concat());
+    // The reply goes the other way.
+    let addresses = if family_of(after.src) == 4 {
+        [(1, &after.dst.0[12..]), (2, &after.src.0[12..])]
+    } else {
+        [(3, &after.dst.0[..]), (4, &after.src.0[..])]
+    };
+    let ports = [(2, after.dst_port), (3, after.src_port)];
+    let ports = ports.map(|(kind, port)| attribute(kind, &port.to_be_bytes()));
+    let protocol = [attribute(1, &[protocol]), ports.concat()];
+    let ends = [
+        nest(1, addresses.map(|(kind, address)| attribute(kind, address))),
+        nest(2, protocol),
+    ];
+    let family = if family_of(after.src) == 4 {
+        libc::AF_INET
+    } else {
+        libc::AF_INET6
+    };
+    // CTA_TUPLE_REPLY
+    let payload = nest(2, ends);
+    Some(write(
+        CT_GET,
+        REQUEST,
+        sequence,
+        u8::try_from(family).ok()?,
+        &payload,
+    ))
+}
+
+fn write(kind: u16, flags: u16, sequence: u32, family: u8, payload: &[u8]) -> Vec<u8> {
+    // Requests are short.
+    let length = u32::try_from(HEADER + GENERIC + payload.len()).unwrap_or(u32::MAX);
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend([family, 0, 0, 0]);
+    bytes.extend(payload);
+    bytes
+}
+
+/// An attribute of a request, padded.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
 }
 
 #[cfg(test)]

@@ -4,15 +4,6 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Writes messages as the kernel does.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(value.len() + 4).unwrap();
-    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
 fn nest(kind: u16, inner: &[Vec<u8>]) -> Vec<u8> {
     attribute(kind | 0x8000, &inner.concat())
 }
@@ -206,6 +197,24 @@ fn an_entry_that_lacks_a_part_is_unreadable_and_not_another_entry() {
         "two protocols"
     );
     assert_eq!(only(&message(CT_NEW, 0, &[2])).body, Body::Unreadable);
+}
+
+#[test]
+fn a_lookup_names_the_reply() {
+    let after = tuple([10, 224, 0, 4], 50_000, [203, 0, 113, 9], 8080);
+    let asked = lookup(7, TCP, &after).expect("TCP has ports");
+    let reply = side(
+        2,
+        [203, 0, 113, 9],
+        [10, 224, 0, 4],
+        6,
+        &ports(8080, 50_000),
+    );
+    assert_eq!(
+        asked,
+        message(CT_GET, REQUEST, &[vec![2, 0, 0, 0], reply].concat())
+    );
+    assert_eq!(lookup(7, ICMP, &after), None);
 }
 
 #[test]

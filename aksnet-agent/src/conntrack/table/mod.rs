@@ -156,11 +156,10 @@ impl Table {
     pub fn destroy(&mut self, entry: &Entry) {
         let hash = self.hash(&entry.original, entry.protocol);
         match self.find(hash, entry) {
-            // Another id: the end of a predecessor, told late.
             Some(at) if self.slots[at as usize].entry.id == entry.id => self.remove(at),
-            Some(_) => {}
             None if matters(entry) => self.unmirrored = self.unmirrored.saturating_sub(1),
-            None => {}
+            // Another id: the end of a predecessor, told late. Or of no concern.
+            _ => {}
         }
     }
 
@@ -226,13 +225,13 @@ impl Table {
         }
         for ((protocol, node), ports) in &self.ports {
             of(*protocol, family_of(*node), &|u| {
-                u.in_use = u.in_use.max(ports.len() as u64)
+                u.in_use = u.in_use.max(ports.len() as u64);
             });
         }
         for (key, n) in &self.destinations {
             let ratio = f64::from(*n) / f64::from(key.pool.ports(key.protocol, limits));
             of(key.protocol, family_of(key.node), &|u| {
-                u.saturation = u.saturation.max(ratio)
+                u.saturation = u.saturation.max(ratio);
             });
         }
         let mut uses: Vec<PortUse> = uses.into_values().collect();
