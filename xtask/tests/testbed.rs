@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use xtask::testbed::bed::is_root;
 use xtask::testbed::cni::HostPort;
 use xtask::testbed::counters::{self, ConntrackEntry};
@@ -17,7 +17,9 @@ use xtask::testbed::record;
 use xtask::testbed::traffic::{
     Connect, FrameSocket, Ping, RawIp, ShortConnections, Tcp, TcpServer, Udp, UdpServer, connect,
 };
-use xtask::testbed::{Backend, Builder, Family, Hairpin, PolicyRule, Service, Testbed, Verdict};
+use xtask::testbed::{
+    Backend, Builder, Family, Hairpin, PolicyRule, Proxy, Service, Testbed, Verdict,
+};
 
 /// Two cores: one testbed at a time.
 static TURN: Mutex<()> = Mutex::new(());
@@ -668,5 +670,97 @@ fn crash_is_cleaned_by_exactly_its_names() -> Result<()> {
         "and nothing of a living one"
     );
     assert!(!std::path::Path::new("/run/netns").join(&node).exists());
+    Ok(())
+}
+
+#[test]
+fn nftables_mode_translates_refuses_and_follows_the_traffic_policy() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::kind()
+        .dual_stack(true)
+        .proxy(Proxy::Nftables)
+        .build()?;
+    let (client, web, far) = (bed.pod(0), bed.pod(1), bed.remote_pod(0));
+    for family in bed.families() {
+        let v6 = family == Family::V6;
+        let named = |name: &str| format!("{name}{}", if v6 { "6" } else { "" });
+        let near = TcpServer::echo(web.netns(), (web.ip_of(family), 8080))?;
+        let away = TcpServer::echo(far.netns(), (far.ip_of(family), 8080))?;
+        let frontend = bed.plan().load_balancer.of(family).context("a frontend")?;
+        let port = if v6 { 31_080 } else { 30_080 };
+        let any = bed.add_service(
+            Service::load_balancer("shop", &named("any"), 80, port, frontend)
+                .endpoints([near.address(), away.address()]),
+        )?;
+        Tcp::to(any.address()).connections(40).run(client.netns())?;
+        assert_eq!(near.connections() + away.connections(), 40);
+        assert!(near.connections() > 5 && away.connections() > 5);
+        Tcp::to(any.frontend()).run(bed.outside())?;
+        Tcp::to((bed.node().address().of(family).context("an address")?, port))
+            .run(bed.outside())?;
+
+        let local = Service::load_balancer("shop", &named("local"), 81, port + 1, frontend).local();
+        let local = bed.add_service(local.endpoints([near.address(), away.address()]))?;
+        let before = near.connections();
+        Tcp::to(local.frontend())
+            .connections(5)
+            .run(bed.outside())?;
+        assert_eq!(near.connections(), before + 5);
+        let outside = bed.plan().outside.of(family).context("an address")?;
+        assert!(near.peers().iter().any(|peer| peer.ip() == outside));
+
+        let elsewhere = Service::load_balancer("shop", &named("elsewhere"), 82, port + 2, frontend);
+        let elsewhere = bed.add_service(elsewhere.local().endpoints([away.address()]))?;
+        let dial = |netns, to| connect(netns, to, SOON);
+        assert_eq!(
+            dial(bed.outside(), elsewhere.frontend())?,
+            Connect::TimedOut
+        );
+        assert_eq!(
+            dial(client.netns(), elsewhere.frontend())?,
+            Connect::Connected
+        );
+        let empty = Service::cluster_ip("shop", &named("empty"), 80);
+        let empty = bed.add_service(if v6 { empty.v6() } else { empty })?;
+        assert_eq!(
+            connect(client.netns(), empty.address(), ONE_RETRANSMIT)?,
+            Connect::Refused
+        );
+        let guarded = Service::load_balancer("shop", &named("guarded"), 83, port + 3, frontend)
+            .source_ranges([web.ip_of(family).into()])
+            .endpoints([near.address()]);
+        let guarded = bed.add_service(guarded)?;
+        assert_eq!(dial(bed.outside(), guarded.frontend())?, Connect::TimedOut);
+    }
+    // A port that a ClusterIP does not have is refused, which iptables mode leaves to the network.
+    let near = TcpServer::echo(web.netns(), (web.ip(), 9090))?;
+    let some =
+        bed.add_service(Service::cluster_ip("shop", "some", 90).endpoints([near.address()]))?;
+    let other_port = (some.address().ip(), 91).into();
+    assert_eq!(
+        connect(client.netns(), other_port, ONE_RETRANSMIT)?,
+        Connect::Refused
+    );
+    Ok(())
+}
+
+#[test]
+fn ten_thousand_services_are_written_at_once_in_both_modes() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    for proxy in [Proxy::Iptables, Proxy::Nftables] {
+        let bed = Testbed::azure_overlay().proxy(proxy).build()?;
+        let start = std::time::Instant::now();
+        bed.filler_services(10_000)?;
+        println!("{proxy:?}: 10,000 services in {:?}", start.elapsed());
+        let start = std::time::Instant::now();
+        let server = TcpServer::echo(bed.pod(1).netns(), (bed.pod(1).ip(), 8080))?;
+        let service =
+            bed.add_service(Service::cluster_ip("shop", "last", 80).endpoints([server.address()]))?;
+        println!("{proxy:?}: one more in {:?}", start.elapsed());
+        Tcp::to(service.address())
+            .connections(3)
+            .run(bed.pod(0).netns())?;
+        assert_eq!(server.connections(), 3);
+    }
     Ok(())
 }

@@ -43,11 +43,20 @@ pub mod service;
 
 pub mod proxy;
 
+pub mod nftables;
+
 pub mod masq;
 
 pub mod policy;
 
+pub mod engine;
+
 pub mod iptables;
+
+// What runs on the node and beside it.
+pub mod local_dns;
+
+pub mod imds;
 
 // The whole, and what is done with it.
 pub mod builder;
@@ -64,11 +73,15 @@ pub mod counters;
 
 pub use bed::Testbed;
 pub use builder::Builder;
-pub use cni::Hairpin;
+pub use cni::{Hairpin, HostPort};
+pub use engine::Engine;
+pub use imds::Imds;
 pub use iptables::Backend;
+pub use local_dns::{Cache, LocalDns};
 pub use netns::Netns;
 pub use node::Node;
 pub use plan::{Addresses, Family, Flavour, Plan};
 pub use pod::Pod;
 pub use policy::{PolicyRule, Verdict};
+pub use proxy::Proxy;
 pub use service::{Endpoint, Service, TrafficPolicy};
