@@ -20,6 +20,8 @@ mod finds;
 
 mod counts;
 
+mod classes;
+
 mod pods;
 
 mod ends;

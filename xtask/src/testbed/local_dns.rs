@@ -89,10 +89,11 @@ impl LocalDns {
     /// When the kernel refuses a step.
     pub fn start(node: &Node, cache: Cache) -> Result<Self> {
         let link = cache.link();
-        let mut lines = vec![
-            format!("link add {link} type dummy"),
-            format!("link set {link} up"),
-        ];
+        let add = |kind: &str| node.netns().ip([format!("link add {link} type {kind}")]);
+        // Kernels that are built for virtual machines may lack dummies; a bridge without ports is as good a place
+        // for addresses.
+        add("dummy").or_else(|_| add("bridge"))?;
+        let mut lines = vec![format!("link set {link} up")];
         let addresses = cache.addresses();
         lines.extend(
             addresses

@@ -71,6 +71,11 @@ pub mod traffic;
 
 pub mod counters;
 
+// Every kind of traffic that a node sees.
+pub mod scene;
+
+pub mod stage;
+
 pub use bed::Testbed;
 pub use builder::Builder;
 pub use cni::{Hairpin, HostPort};
@@ -84,4 +89,6 @@ pub use plan::{Addresses, Family, Flavour, Plan};
 pub use pod::Pod;
 pub use policy::{PolicyRule, Verdict};
 pub use proxy::Proxy;
+pub use scene::{Scene, Seen};
 pub use service::{Endpoint, Service, TrafficPolicy};
+pub use stage::Stage;
