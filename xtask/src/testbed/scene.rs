@@ -49,7 +49,7 @@ pub enum Needs {
 pub struct Scene<'a> {
     /// What it is, in words.
     pub name: &'static str,
-    /// From whom.
+    /// Who connects.
     pub from: String,
     /// What it dials.
     pub to: String,
@@ -183,7 +183,10 @@ impl Stage<'_> {
     /// What this stage cannot play, and why.
     #[must_use]
     pub fn absent(&self) -> Vec<(&'static str, &'static str)> {
-        let mut absent = Vec::new();
+        let mut absent = vec![(
+            "pod to pod with SNAT, egress without it",
+            "only where the masquerade agent is misconfigured",
+        )];
         if !stage::has_azure(self.bed) {
             absent.push((
                 "metadata service, Azure DNS, wireserver",
@@ -205,7 +208,7 @@ impl Stage<'_> {
 
     fn client(&self) -> Client<'_> {
         Client {
-            name: "pod frontend",
+            name: "frontend",
             netns: self.pods[0].netns(),
             source: None,
         }
@@ -222,7 +225,7 @@ impl Stage<'_> {
     fn in_the_cluster(&self) -> Vec<Scene<'_>> {
         let (pod, services) = (self.client(), &self.cluster_ips);
         let far = Client {
-            name: "pod of node2",
+            name: "web on node2",
             netns: self.far_pod.netns(),
             source: None,
         };
@@ -348,13 +351,13 @@ impl Stage<'_> {
                     ["azure_platform", "snat", "vnet"],
                 ),
                 attempts(
-                    "pod to wireserver, blocked",
+                    "wireserver, blocked",
                     &pod,
                     (wire, 80),
                     ["azure_platform", "none", "vnet"],
                 ),
                 attempts(
-                    "pod to wireserver's other port, blocked",
+                    "wireserver 32526, blocked",
                     &pod,
                     (wire, 32_526),
                     ["azure_platform", "none", "vnet"],
@@ -372,12 +375,12 @@ impl Stage<'_> {
             source: None,
         };
         let vm = Client {
-            name: "VNet host",
+            name: "vnet host",
             netns: self.bed.vm(),
             source: Some(self.of(plan.vm)),
         };
         let gateway = Client {
-            name: "Application Gateway",
+            name: "app gateway",
             netns: self.bed.vm(),
             source: Some(self.of(plan.app_gateway)),
         };
@@ -386,7 +389,7 @@ impl Stage<'_> {
             SocketAddr::new(self.of(self.bed.node().address()), port)
         };
         let mut by_node2 = tcp(
-            "second leg of node2's load balancer",
+            "second hop of another node",
             &client,
             services.near.frontend(),
             ["node_to_pod", "none", "cross_node"],
@@ -398,7 +401,7 @@ impl Stage<'_> {
             self.bed.balance_to(0)?;
             played
         });
-        "node2 for the internet".clone_into(&mut by_node2.from);
+        "node2".clone_into(&mut by_node2.from);
         by_node2.to = self.near.address().to_string();
         let mut scenes = vec![
             tcp(
@@ -415,20 +418,20 @@ impl Stage<'_> {
             ),
             by_node2,
             tcp(
-                "load balancer, policy Local",
+                "load balancer, Local",
                 &client,
                 services.local.frontend(),
                 ["load_balancer", "dnat", "external"],
             ),
             attempts(
-                "load balancer, policy Local, no endpoint here",
+                "load balancer, Local, none here",
                 &client,
                 services.elsewhere.frontend(),
                 ["load_balancer", "none", "external"],
             )
             .needs(Needs::LoadBalancer),
             tcp(
-                "load balancer without floating IP",
+                "load balancer, no floating IP",
                 &client,
                 services.plain.frontend(),
                 ["node_port", "both", "external"],
@@ -440,25 +443,25 @@ impl Stage<'_> {
                 ["load_balancer", "both", "vnet"],
             ),
             tcp(
-                "internal load balancer, policy Local",
+                "internal load balancer, Local",
                 &vm,
                 services.internal_local.frontend(),
                 ["load_balancer", "dnat", "vnet"],
             ),
             tcp(
-                "pod to own load balancer",
+                "pod to own balancer",
                 &pod,
                 services.near.frontend(),
                 ["load_balancer", "both", "same_node"],
             ),
             tcp(
-                "pod to own load balancer, policy Local",
+                "pod to own balancer, Local",
                 &pod,
                 services.local.frontend(),
                 ["load_balancer", "dnat", "same_node"],
             ),
             tcp(
-                "pod to own load balancer, Local, no endpoint here",
+                "pod to own balancer, none here",
                 &pod,
                 services.elsewhere.frontend(),
                 ["load_balancer", "dnat", "cross_node"],
@@ -470,7 +473,7 @@ impl Stage<'_> {
                 ["node_port", "both", "external"],
             ),
             tcp(
-                "node port, policy Local",
+                "node port, Local",
                 &client,
                 node_port(&services.local),
                 ["node_port", "dnat", "external"],
@@ -485,7 +488,7 @@ impl Stage<'_> {
         let pod = self.pods.iter().find(|pod| pod.name() == INGRESS);
         if let (Some(service), Some(pod)) = (&services.ingress, pod) {
             let ingress = Client {
-                name: "pod ingress",
+                name: "ingress",
                 netns: pod.netns(),
                 source: None,
             };
@@ -498,13 +501,13 @@ impl Stage<'_> {
                     ["node_port", "dnat", "external"],
                 ),
                 tcp(
-                    "ingress, the client's flow",
+                    "ingress, client's flow",
                     &client,
                     service.frontend(),
                     ["load_balancer", "both", "external"],
                 ),
                 tcp(
-                    "ingress, its own flow to the pod",
+                    "ingress, its own flow",
                     &ingress,
                     self.near.address(),
                     ["pod_to_pod", "none", "same_node"],
@@ -591,7 +594,7 @@ impl Stage<'_> {
                         nat: "both",
                         ..probe("probe of a node port", port)
                     },
-                    probe("probe of a health check node port", HEALTH_CHECK_NODE_PORT)
+                    probe("probe of a health check port", HEALTH_CHECK_NODE_PORT)
                         .seen(Seen::Ending),
                     probe("probe in shared mode", SHARED_PROBE).seen(Seen::Ending),
                 ]);

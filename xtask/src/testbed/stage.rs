@@ -190,6 +190,36 @@ impl<'a> Stage<'a> {
         })
     }
 
+    /// Stops the servers and removes the services and the ingress pod; the DNS cache's link and rules stay.
+    ///
+    /// # Errors
+    /// When a rule or the pod cannot be removed.
+    pub fn strike(self) -> Result<()> {
+        let (inner, outer) = (&self.cluster_ips, &self.balanced);
+        let services = [
+            &inner.near,
+            &inner.far,
+            &inner.udp,
+            &inner.own,
+            &inner.outside,
+            &inner.api_server,
+            &outer.near,
+            &outer.far,
+            &outer.local,
+            &outer.elsewhere,
+            &outer.plain,
+            &outer.internal,
+            &outer.internal_local,
+        ];
+        for service in services.into_iter().chain(&outer.ingress) {
+            self.bed.remove_service(&service.namespace, &service.name)?;
+        }
+        if self.bed.node().pod(INGRESS).is_some() {
+            self.bed.delete_pod(INGRESS)?;
+        }
+        Ok(())
+    }
+
     /// An address of the plan in the stage's family.
     pub(super) fn of(&self, addresses: Addresses) -> IpAddr {
         addresses
