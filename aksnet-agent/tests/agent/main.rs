@@ -22,6 +22,8 @@ mod counts;
 
 mod classes;
 
+mod growth;
+
 mod pods;
 
 mod ends;

@@ -35,8 +35,9 @@ FIRST, LATER median time on the NAT path of the packets that open a connection, 
 
 /// How to read the class table.
 const CLASSES_NOTE: &str = "\
-CONN, PKTS as counted by the agent, both ways   FIRST, LATER median time on the NAT path of the packets that
-open a connection, and of all others; - where they do not leave the node again, or its own processes send them";
+CONN, PKTS as counted by the agent, both ways   FIRST, LATER median time on the
+NAT path of the packets that open a connection, and of all others; - where they
+end at the node, or its own processes send them";
 
 /// The policy's rule, by its comment.
 const RULE: &str = "shop/deny-batch-to-db";

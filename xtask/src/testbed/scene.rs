@@ -185,7 +185,7 @@ impl Stage<'_> {
     pub fn absent(&self) -> Vec<(&'static str, &'static str)> {
         let mut absent = vec![(
             "pod to pod with SNAT, egress without it",
-            "only where the masquerade agent is misconfigured",
+            "the masquerade agent is right",
         )];
         if !stage::has_azure(self.bed) {
             absent.push((
