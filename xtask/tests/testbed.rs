@@ -13,12 +13,15 @@ use xtask::testbed::cni::HostPort;
 use xtask::testbed::counters::{self, ConntrackEntry};
 use xtask::testbed::frame::{Frame, Packet, parse_mac, sctp_init};
 use xtask::testbed::hash::azure_veth;
+use xtask::testbed::imds;
+use xtask::testbed::iptables::Rule;
 use xtask::testbed::record;
 use xtask::testbed::traffic::{
     Connect, FrameSocket, Ping, RawIp, ShortConnections, Tcp, TcpServer, Udp, UdpServer, connect,
 };
 use xtask::testbed::{
-    Backend, Builder, Family, Hairpin, PolicyRule, Proxy, Service, Testbed, Verdict,
+    Backend, Builder, Cache, Engine, Family, Hairpin, Imds, LocalDns, PolicyRule, Proxy, Service,
+    Testbed, Verdict,
 };
 
 /// Two cores: one testbed at a time.
@@ -762,5 +765,138 @@ fn ten_thousand_services_are_written_at_once_in_both_modes() -> Result<()> {
             .run(bed.pod(0).netns())?;
         assert_eq!(server.connections(), 3);
     }
+    Ok(())
+}
+
+#[test]
+fn engines_at_rest_are_there_by_name_and_let_traffic_pass() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    for (engine, family, evidence) in [
+        (Engine::AzureNpm, Family::V4, "AZURE-NPM"),
+        (Engine::Calico, Family::V6, "cali-FORWARD"),
+        (Engine::Kindnet, Family::V6, "kindnet-network-policies"),
+    ] {
+        let bed = Testbed::kind().dual_stack(true).engine(engine).build()?;
+        let (client, web) = (bed.pod(0), bed.pod(1));
+        for family in bed.families() {
+            let server = TcpServer::echo(web.netns(), (web.ip_of(family), 8080))?;
+            Tcp::to(server.address()).run(client.netns())?;
+            assert_eq!(server.connections(), 1, "{engine:?}");
+        }
+        if engine == Engine::Kindnet {
+            let tables = bed
+                .node()
+                .netns()
+                .output("nft", ["list", "tables", "inet"])?;
+            assert!(tables.contains(evidence), "{tables}");
+        } else {
+            let jumps = |rule: &&Rule| rule.chain == "FORWARD" && rule.target() == Some(evidence);
+            let rules = bed.node().rules(family)?;
+            assert_eq!(rules.iter().filter(jumps).count(), 1, "{engine:?}");
+        }
+        if engine == Engine::AzureNpm {
+            // A policy wakes it, and the last one's end puts it to rest.
+            let server = TcpServer::echo(web.netns(), (web.ip(), 9090))?;
+            bed.add_policy(
+                PolicyRule::new("deny", Verdict::NpmIngress)
+                    .to(web.ip())
+                    .tcp(9090),
+            )?;
+            let dial = || connect(client.netns(), server.address(), SOON);
+            assert_eq!(dial()?, Connect::TimedOut);
+            bed.remove_policy("deny")?;
+            assert_eq!(dial()?, Connect::Connected);
+            let rest = "LET-TRAFFIC-THROUGH-SINCE-THERE-ARE-NO-POLICIES";
+            assert!(bed.node().rule_packets(rest)? > 0);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn node_without_an_engine_has_none_of_their_chains() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::kubenet().build()?;
+    let rules = bed.node().rules(Family::V4)?;
+    let of_engine = |rule: &&Rule| {
+        ["AZURE-NPM", "cali-"]
+            .iter()
+            .any(|name| rule.chain.starts_with(name) || rule.spec.contains(&format!("-j {name}")))
+    };
+    assert_eq!(rules.iter().filter(of_engine).count(), 0);
+    Ok(())
+}
+
+#[test]
+fn metadata_service_answers_the_node_and_pods_that_send_its_header() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::azure_overlay().build()?;
+    let service = Imds::start(bed.azure(), "2")?;
+    let path = "/metadata/instance/compute/zone?api-version=2021-02-01&format=text";
+    for netns in [bed.node().netns(), bed.pod(0).netns()] {
+        let (status, zone) = imds::ask(netns, service.address(), path, "Metadata: true\r\n")?;
+        assert_eq!((status, zone.as_str()), (200, "2"));
+        assert_eq!(imds::ask(netns, service.address(), path, "")?.0, 400);
+    }
+    assert_eq!((service.answered(), service.refused()), (2, 2));
+    Ok(())
+}
+
+#[test]
+fn dns_cache_answers_pods_past_connection_tracking() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    for builder in [Testbed::kubenet(), Testbed::azure_node_subnet()] {
+        let bed = builder.build()?;
+        for cache in [Cache::LocalDns, Cache::NodeLocal] {
+            let dns = LocalDns::start(bed.node(), cache)?;
+            for (udp, tcp) in dns.udp.iter().zip(&dns.tcp) {
+                Udp::to(udp.address())
+                    .datagrams(3)
+                    .run(bed.pod(0).netns())?;
+                Tcp::to(tcp.address()).run(bed.pod(0).netns())?;
+                let asked = udp.address().ip();
+                let entries = bed.node().conntrack()?;
+                assert!(
+                    entries.iter().all(|e| e.original.destination != asked),
+                    "{cache:?}: {entries:#?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn frontend_without_floating_ip_arrives_at_the_node_port() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::kubenet().build()?;
+    let web = bed.pod(1);
+    let server = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
+    let service = Service::load_balancer("shop", "plain", 80, 30_080, bed.frontend_ip());
+    let service = service.without_floating_ip().endpoints([server.address()]);
+    let service = bed.add_service(service)?;
+    Tcp::to(service.frontend()).run(bed.outside())?;
+    let seen = entry(&bed, bed.outside_ip(), "tcp")?;
+    assert_eq!(seen.original.destination, bed.node().ip());
+    assert_eq!(seen.original.destination_port, 30_080);
+    bed.remove_service("shop", "plain")
+}
+
+#[test]
+fn host_port_works_in_transparent_mode_too() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::azure_node_subnet().build()?;
+    let port = HostPort {
+        host: 8443,
+        container: 8080,
+        udp: false,
+    };
+    let pod = bed.add_pod_with_ports("ingress", &[port])?;
+    let server = TcpServer::echo(pod.netns(), (pod.ip(), 8080))?;
+    Tcp::to((bed.node().ip(), 8443)).run(bed.outside())?;
+    assert_eq!(server.peers()[0].ip(), bed.outside_ip());
+    bed.delete_pod("ingress")?;
+    let left = bed.node().rules(Family::V4)?;
+    assert!(left.iter().all(|rule| !rule.spec.contains("--dport 8443")));
     Ok(())
 }

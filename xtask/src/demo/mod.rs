@@ -1,10 +1,10 @@
 //! `cargo xtask demo`: an emulated AKS node, the agent on it, and what the agent says about the shop's traffic.
 
-mod agent;
+pub(crate) mod agent;
 mod classes;
 mod draw;
 mod rows;
-mod scrape;
+pub(crate) mod scrape;
 mod screen;
 mod shop;
 

@@ -35,6 +35,13 @@ impl Engine {
         (self == Self::Kindnet).then_some(KINDNET)
     }
 
+    /// The same for kernels without nftables' `queue`: as the sets are empty, what stands in its place is never met.
+    #[must_use]
+    pub fn nftables_without_queue(self) -> Option<String> {
+        let table = self.nftables()?;
+        Some(table.replace("queue flags bypass to 102", "accept"))
+    }
+
     /// Whether it works in this family: Azure NPM knows IPv4 only.
     #[must_use]
     pub fn has(self, family: Family) -> bool {

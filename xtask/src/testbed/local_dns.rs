@@ -1,5 +1,5 @@
 //! The node's *DNS cache*: a process on the node that pods ask at a link-local address, past connection tracking.
-//! AKS's is LocalDNS (AgentBaker `localdns.sh`), upstream's is NodeLocal DNSCache (`node-cache`).
+//! AKS's is `LocalDNS` (`localdns.sh` in Azure's `AgentBaker`), upstream's is `NodeLocal DNSCache` (`node-cache`).
 //!
 //! Only the question is untracked on AKS: the rules match the destination, so the answer to a UDP question makes an
 //! entry of its own, with the cache as its client.

@@ -76,6 +76,8 @@ pub mod scene;
 
 pub mod stage;
 
+mod scenes;
+
 pub use bed::Testbed;
 pub use builder::Builder;
 pub use cni::{Hairpin, HostPort};

@@ -143,7 +143,7 @@ impl Rules {
     }
 
     fn base(&mut self) {
-        let (ip, services, node) = (self.ip, self.ground.services, self.ground.node);
+        let (ip, node) = (self.ip, self.ground.node);
         let address = if ip == "ip" { "ipv4_addr" } else { "ipv6_addr" };
         let _ = writeln!(
             self.text,
@@ -211,6 +211,12 @@ impl Rules {
         ] {
             self.add("chain", format_args!("{chain}"));
         }
+        self.base_rules();
+        self.add("element", format_args!("nodeport-ips {{ {node} }}"));
+    }
+
+    fn base_rules(&mut self) {
+        let (ip, services) = (self.ip, self.ground.services);
         let dialled = format!("{ip} daddr . meta l4proto . th dport vmap");
         let node_port = format!("{ip} daddr @nodeport-ips meta l4proto . th dport vmap");
         for rule in [
@@ -244,7 +250,6 @@ impl Rules {
         ] {
             self.add("rule", format_args!("{rule}"));
         }
-        self.add("element", format_args!("nodeport-ips {{ {node} }}"));
     }
 
     fn service(&mut self, service: &Service) {

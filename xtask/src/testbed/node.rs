@@ -157,8 +157,8 @@ impl Node {
                 self.idle_engine(family)?;
             }
         }
-        if let Some(table) = engine.nftables() {
-            nftables::load(&self.netns, table)?;
+        if let (Some(table), Some(plain)) = (engine.nftables(), engine.nftables_without_queue()) {
+            nftables::load(&self.netns, table).or_else(|_| nftables::load(&self.netns, &plain))?;
         }
         if self.cluster.flavour != Flavour::Kind {
             self.restore(Family::V4, &masq::wireserver_block())?;
