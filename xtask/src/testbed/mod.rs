@@ -13,6 +13,8 @@
 //!                         outside (an internet host; clients of the load balancer)
 //! ```
 //!
+//! The vm also stands for a private endpoint, an Application Gateway and a private API server.
+//!
 //! Every link, address and rule lives inside namespaces that this module made, under names with a prefix of
 //! their own; the machine's own network is never touched. What was made is on record before it is made
 //! ([`record`]), so that a crashed run can be cleaned by exactly its names.
