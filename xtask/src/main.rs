@@ -27,6 +27,15 @@ enum Task {
         /// Run on this machine's own interfaces, with no emulation
         #[arg(long, conflicts_with = "keep")]
         live: bool,
+        /// What the emulated node is like
+        #[arg(
+            long,
+            value_enum,
+            default_value_t,
+            value_name = "KIND",
+            conflicts_with = "live"
+        )]
+        node: demo::NodeKind,
         /// An agent that is built already
         #[arg(long, value_name = "PATH")]
         agent: Option<PathBuf>,
@@ -59,7 +68,17 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<()> {
     match task {
         Task::Setup => setup::ensure(true),
-        Task::Demo { keep, live, agent } => demo::run(demo::Options { agent, keep, live }),
+        Task::Demo {
+            keep,
+            live,
+            node,
+            agent,
+        } => demo::run(demo::Options {
+            agent,
+            keep,
+            live,
+            node,
+        }),
         Task::Test => suite::run(),
         Task::Bench { quick, agent } => bench::run(&bench::Options { quick, agent }),
         Task::Clean => {

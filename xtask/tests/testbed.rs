@@ -7,17 +7,22 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use xtask::testbed::bed::is_root;
 use xtask::testbed::cni::HostPort;
 use xtask::testbed::counters::{self, ConntrackEntry};
 use xtask::testbed::frame::{Frame, Packet, parse_mac, sctp_init};
 use xtask::testbed::hash::azure_veth;
+use xtask::testbed::imds;
+use xtask::testbed::iptables::Rule;
 use xtask::testbed::record;
 use xtask::testbed::traffic::{
     Connect, FrameSocket, Ping, RawIp, ShortConnections, Tcp, TcpServer, Udp, UdpServer, connect,
 };
-use xtask::testbed::{Backend, Builder, Family, Hairpin, PolicyRule, Service, Testbed, Verdict};
+use xtask::testbed::{
+    Backend, Builder, Cache, Engine, Family, Hairpin, Imds, LocalDns, PolicyRule, Proxy, Service,
+    Testbed, Verdict,
+};
 
 /// Two cores: one testbed at a time.
 static TURN: Mutex<()> = Mutex::new(());
@@ -668,5 +673,230 @@ fn crash_is_cleaned_by_exactly_its_names() -> Result<()> {
         "and nothing of a living one"
     );
     assert!(!std::path::Path::new("/run/netns").join(&node).exists());
+    Ok(())
+}
+
+#[test]
+fn nftables_mode_translates_refuses_and_follows_the_traffic_policy() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::kind()
+        .dual_stack(true)
+        .proxy(Proxy::Nftables)
+        .build()?;
+    let (client, web, far) = (bed.pod(0), bed.pod(1), bed.remote_pod(0));
+    for family in bed.families() {
+        let v6 = family == Family::V6;
+        let named = |name: &str| format!("{name}{}", if v6 { "6" } else { "" });
+        let near = TcpServer::echo(web.netns(), (web.ip_of(family), 8080))?;
+        let away = TcpServer::echo(far.netns(), (far.ip_of(family), 8080))?;
+        let frontend = bed.plan().load_balancer.of(family).context("a frontend")?;
+        let port = if v6 { 31_080 } else { 30_080 };
+        let any = bed.add_service(
+            Service::load_balancer("shop", &named("any"), 80, port, frontend)
+                .endpoints([near.address(), away.address()]),
+        )?;
+        Tcp::to(any.address()).connections(40).run(client.netns())?;
+        assert_eq!(near.connections() + away.connections(), 40);
+        assert!(near.connections() > 5 && away.connections() > 5);
+        Tcp::to(any.frontend()).run(bed.outside())?;
+        Tcp::to((bed.node().address().of(family).context("an address")?, port))
+            .run(bed.outside())?;
+
+        let local = Service::load_balancer("shop", &named("local"), 81, port + 1, frontend).local();
+        let local = bed.add_service(local.endpoints([near.address(), away.address()]))?;
+        let before = near.connections();
+        Tcp::to(local.frontend())
+            .connections(5)
+            .run(bed.outside())?;
+        assert_eq!(near.connections(), before + 5);
+        let outside = bed.plan().outside.of(family).context("an address")?;
+        assert!(near.peers().iter().any(|peer| peer.ip() == outside));
+
+        let elsewhere = Service::load_balancer("shop", &named("elsewhere"), 82, port + 2, frontend);
+        let elsewhere = bed.add_service(elsewhere.local().endpoints([away.address()]))?;
+        let dial = |netns, to| connect(netns, to, SOON);
+        assert_eq!(
+            dial(bed.outside(), elsewhere.frontend())?,
+            Connect::TimedOut
+        );
+        assert_eq!(
+            dial(client.netns(), elsewhere.frontend())?,
+            Connect::Connected
+        );
+        let empty = Service::cluster_ip("shop", &named("empty"), 80);
+        let empty = bed.add_service(if v6 { empty.v6() } else { empty })?;
+        assert_eq!(
+            connect(client.netns(), empty.address(), ONE_RETRANSMIT)?,
+            Connect::Refused
+        );
+        let guarded = Service::load_balancer("shop", &named("guarded"), 83, port + 3, frontend)
+            .source_ranges([web.ip_of(family).into()])
+            .endpoints([near.address()]);
+        let guarded = bed.add_service(guarded)?;
+        assert_eq!(dial(bed.outside(), guarded.frontend())?, Connect::TimedOut);
+    }
+    // A port that a ClusterIP does not have is refused, which iptables mode leaves to the network.
+    let near = TcpServer::echo(web.netns(), (web.ip(), 9090))?;
+    let some =
+        bed.add_service(Service::cluster_ip("shop", "some", 90).endpoints([near.address()]))?;
+    let other_port = (some.address().ip(), 91).into();
+    assert_eq!(
+        connect(client.netns(), other_port, ONE_RETRANSMIT)?,
+        Connect::Refused
+    );
+    Ok(())
+}
+
+#[test]
+fn ten_thousand_services_are_written_at_once_in_both_modes() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    for proxy in [Proxy::Iptables, Proxy::Nftables] {
+        let bed = Testbed::azure_overlay().proxy(proxy).build()?;
+        let start = std::time::Instant::now();
+        bed.filler_services(10_000)?;
+        println!("{proxy:?}: 10,000 services in {:?}", start.elapsed());
+        let start = std::time::Instant::now();
+        let server = TcpServer::echo(bed.pod(1).netns(), (bed.pod(1).ip(), 8080))?;
+        let service =
+            bed.add_service(Service::cluster_ip("shop", "last", 80).endpoints([server.address()]))?;
+        println!("{proxy:?}: one more in {:?}", start.elapsed());
+        Tcp::to(service.address())
+            .connections(3)
+            .run(bed.pod(0).netns())?;
+        assert_eq!(server.connections(), 3);
+    }
+    Ok(())
+}
+
+#[test]
+fn engines_at_rest_are_there_by_name_and_let_traffic_pass() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    for (engine, family, evidence) in [
+        (Engine::AzureNpm, Family::V4, "AZURE-NPM"),
+        (Engine::Calico, Family::V6, "cali-FORWARD"),
+        (Engine::Kindnet, Family::V6, "kindnet-network-policies"),
+    ] {
+        let bed = Testbed::kind().dual_stack(true).engine(engine).build()?;
+        let (client, web) = (bed.pod(0), bed.pod(1));
+        for family in bed.families() {
+            let server = TcpServer::echo(web.netns(), (web.ip_of(family), 8080))?;
+            Tcp::to(server.address()).run(client.netns())?;
+            assert_eq!(server.connections(), 1, "{engine:?}");
+        }
+        if engine == Engine::Kindnet {
+            let tables = bed
+                .node()
+                .netns()
+                .output("nft", ["list", "tables", "inet"])?;
+            assert!(tables.contains(evidence), "{tables}");
+        } else {
+            let jumps = |rule: &&Rule| rule.chain == "FORWARD" && rule.target() == Some(evidence);
+            let rules = bed.node().rules(family)?;
+            assert_eq!(rules.iter().filter(jumps).count(), 1, "{engine:?}");
+        }
+        if engine == Engine::AzureNpm {
+            // A policy wakes it, and the last one's end puts it to rest.
+            let server = TcpServer::echo(web.netns(), (web.ip(), 9090))?;
+            bed.add_policy(
+                PolicyRule::new("deny", Verdict::NpmIngress)
+                    .to(web.ip())
+                    .tcp(9090),
+            )?;
+            let dial = || connect(client.netns(), server.address(), SOON);
+            assert_eq!(dial()?, Connect::TimedOut);
+            bed.remove_policy("deny")?;
+            assert_eq!(dial()?, Connect::Connected);
+            let rest = "LET-TRAFFIC-THROUGH-SINCE-THERE-ARE-NO-POLICIES";
+            assert!(bed.node().rule_packets(rest)? > 0);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn node_without_an_engine_has_none_of_their_chains() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::kubenet().build()?;
+    let rules = bed.node().rules(Family::V4)?;
+    let of_engine = |rule: &&Rule| {
+        ["AZURE-NPM", "cali-"]
+            .iter()
+            .any(|name| rule.chain.starts_with(name) || rule.spec.contains(&format!("-j {name}")))
+    };
+    assert_eq!(rules.iter().filter(of_engine).count(), 0);
+    Ok(())
+}
+
+#[test]
+fn metadata_service_answers_the_node_and_pods_that_send_its_header() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::azure_overlay().build()?;
+    let service = Imds::start(bed.azure(), "2")?;
+    let path = "/metadata/instance/compute/zone?api-version=2021-02-01&format=text";
+    for netns in [bed.node().netns(), bed.pod(0).netns()] {
+        let (status, zone) = imds::ask(netns, service.address(), path, "Metadata: true\r\n")?;
+        assert_eq!((status, zone.as_str()), (200, "2"));
+        assert_eq!(imds::ask(netns, service.address(), path, "")?.0, 400);
+    }
+    assert_eq!((service.answered(), service.refused()), (2, 2));
+    Ok(())
+}
+
+#[test]
+fn dns_cache_answers_pods_past_connection_tracking() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    for builder in [Testbed::kubenet(), Testbed::azure_node_subnet()] {
+        let bed = builder.build()?;
+        for cache in [Cache::LocalDns, Cache::NodeLocal] {
+            let dns = LocalDns::start(bed.node(), cache)?;
+            for (udp, tcp) in dns.udp.iter().zip(&dns.tcp) {
+                Udp::to(udp.address())
+                    .datagrams(3)
+                    .run(bed.pod(0).netns())?;
+                Tcp::to(tcp.address()).run(bed.pod(0).netns())?;
+                let asked = udp.address().ip();
+                let entries = bed.node().conntrack()?;
+                assert!(
+                    entries.iter().all(|e| e.original.destination != asked),
+                    "{cache:?}: {entries:#?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn frontend_without_floating_ip_arrives_at_the_node_port() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::kubenet().build()?;
+    let web = bed.pod(1);
+    let server = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
+    let service = Service::load_balancer("shop", "plain", 80, 30_080, bed.frontend_ip());
+    let service = service.without_floating_ip().endpoints([server.address()]);
+    let service = bed.add_service(service)?;
+    Tcp::to(service.frontend()).run(bed.outside())?;
+    let seen = entry(&bed, bed.outside_ip(), "tcp")?;
+    assert_eq!(seen.original.destination, bed.node().ip());
+    assert_eq!(seen.original.destination_port, 30_080);
+    bed.remove_service("shop", "plain")
+}
+
+#[test]
+fn host_port_works_in_transparent_mode_too() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::azure_node_subnet().build()?;
+    let port = HostPort {
+        host: 8443,
+        container: 8080,
+        udp: false,
+    };
+    let pod = bed.add_pod_with_ports("ingress", &[port])?;
+    let server = TcpServer::echo(pod.netns(), (pod.ip(), 8080))?;
+    Tcp::to((bed.node().ip(), 8443)).run(bed.outside())?;
+    assert_eq!(server.peers()[0].ip(), bed.outside_ip());
+    bed.delete_pod("ingress")?;
+    let left = bed.node().rules(Family::V4)?;
+    assert!(left.iter().all(|rule| !rule.spec.contains("--dport 8443")));
     Ok(())
 }

@@ -20,6 +20,10 @@ mod finds;
 
 mod counts;
 
+mod classes;
+
+mod growth;
+
 mod pods;
 
 mod ends;

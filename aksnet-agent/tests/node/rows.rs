@@ -1,17 +1,18 @@
 //! Every row of traffic is recognised with its exact translation: the tuple before and after, both ways, as
-//! conntrack has it, with the packets and bytes that conntrack counted.
+//! conntrack has it, with the packets and bytes that conntrack counted. The rows are the testbed's scenes.
 
-use std::net::IpAddr;
-
-use aksnet_common::{flow::STAGE_FIRST, passage::NatKind};
+use aksnet_common::{
+    flow::{ColdCell, HotCell, STAGE_FIRST},
+    passage::{NatKind, Tuple},
+};
 use anyhow::{Context as _, Result, ensure};
 use xtask::testbed::{
-    Builder, Family, Hairpin, Service, Testbed,
+    Builder, Hairpin, Proxy, Scene, Seen, Stage, Testbed,
     counters::{self, ConntrackEntry},
-    traffic::{Tcp, TcpServer, Udp, UdpServer},
+    traffic::{Tcp, TcpServer},
 };
 
-use crate::watch::{Watch, answering, every_packet, of_direction, protocol, turn};
+use crate::watch::{NODE, Watch, answering, every_packet, of_direction, protocol, turn};
 
 fn flavours() -> [Builder; 4] {
     [
@@ -26,11 +27,8 @@ fn flavours() -> [Builder; 4] {
 /// Holds the flows of the one connection in the node's conntrack table against its entry.
 fn check(bed: &Testbed, watch: &Watch, row: &str, nat: NatKind) -> Result<ConntrackEntry> {
     bed.settle()?;
-    let entries = bed.node().conntrack()?;
-    let [entry] = entries.as_slice() else {
-        anyhow::bail!("{row}: one conntrack entry was expected: {entries:#?}");
-    };
-    let protocol = protocol(entry);
+    let entry = only_entry(bed, row)?;
+    let protocol = protocol(&entry);
     let (there, there_cold) = watch
         .flow(&of_direction(&entry.original), protocol)
         .context(row.to_owned())?;
@@ -92,236 +90,214 @@ fn check(bed: &Testbed, watch: &Watch, row: &str, nat: NatKind) -> Result<Conntr
         there_cold.translations == 0 && back_cold.translations == 0,
         "{row}: the translation changed"
     );
+    Ok(entry)
+}
+
+/// The one entry of the node's conntrack table.
+fn only_entry(bed: &Testbed, row: &str) -> Result<ConntrackEntry> {
+    let entries = bed.node().conntrack()?;
+    let [entry] = entries.as_slice() else {
+        anyhow::bail!("{row}: one conntrack entry was expected: {entries:#?}");
+    };
     Ok(entry.clone())
 }
 
-struct Rows<'a> {
-    bed: &'a Testbed,
-    watch: Watch,
-    family: Family,
+/// The one flow that the node itself sent with this tuple.
+fn own_flow(watch: &Watch, tuple: &Tuple, protocol: u8) -> Result<(HotCell, ColdCell)> {
+    let found: Vec<_> = watch
+        .flows()
+        .into_iter()
+        .filter(|(hot, _)| {
+            hot.key.tuple() == *tuple && hot.key.protocol == protocol && hot.key.origin == NODE
+        })
+        .collect();
+    ensure!(
+        found.len() == 1,
+        "{} flows of the node's own for {tuple:?}",
+        found.len()
+    );
+    Ok(found[0])
 }
 
-impl Rows<'_> {
-    fn node_ip(&self) -> IpAddr {
-        self.bed
-            .node()
-            .address()
-            .of(self.family)
-            .expect("the node has this family")
-    }
+/// What ends or starts at the node: each direction passes the hooks once, with the tuple that it has on the way.
+fn check_at_the_node(bed: &Testbed, watch: &Watch, scene: &Scene<'_>) -> Result<()> {
+    let row = scene.name;
+    bed.settle()?;
+    let entry = only_entry(bed, row)?;
+    let protocol = protocol(&entry);
+    let (there, back) = match scene.seen {
+        Seen::Ending => (
+            watch.flow(&of_direction(&entry.original), protocol),
+            own_flow(watch, &answering(&entry.original), protocol),
+        ),
+        _ => (
+            own_flow(watch, &answering(&entry.reply), protocol),
+            watch.flow(&of_direction(&entry.reply), protocol),
+        ),
+    };
+    let (there, back) = (
+        there.context(row.to_owned())?.0,
+        back.context(row.to_owned())?.0,
+    );
+    let counted = [(there.skbs, there.bytes), (back.skbs, back.bytes)];
+    let truth = [
+        (entry.original.packets, entry.original.bytes),
+        (entry.reply.packets, entry.reply.bytes),
+    ];
+    ensure!(
+        counted == truth,
+        "{row}: counted {counted:?}, conntrack {truth:?}"
+    );
+    ensure!(
+        there.connections == 1,
+        "{row}: {} connections",
+        there.connections
+    );
+    let bits = (entry.is_snat(), entry.is_dnat());
+    ensure!(
+        nat_of(scene) == nat_by(bits),
+        "{row}: conntrack has {bits:?}"
+    );
+    Ok(())
+}
 
-    /// Runs TCP and checks it.
-    fn tcp(
-        &mut self,
-        row: &str,
-        nat: NatKind,
-        client: &xtask::testbed::Netns,
-        to: impl Into<std::net::SocketAddr>,
-    ) -> Result<ConntrackEntry> {
-        self.afresh()?;
-        Tcp::to(to.into())
-            .bytes(3000)
-            .run(client)
-            .with_context(|| row.to_owned())?;
-        check(self.bed, &self.watch, row, nat)
+/// What passes no connection tracking, or is dropped: only the programs have seen it.
+fn check_unseen(bed: &Testbed, watch: &Watch, scene: &Scene<'_>) -> Result<()> {
+    let row = scene.name;
+    bed.settle()?;
+    let to: std::net::SocketAddr = scene.to.parse()?;
+    let tracked = bed.node().conntrack()?.into_iter();
+    let tracked = tracked
+        .filter(|e| e.original.destination == to.ip())
+        .count();
+    ensure!(tracked == 0, "{row}: {tracked} conntrack entries");
+    let found: Vec<_> = watch
+        .flows()
+        .into_iter()
+        .filter(|(hot, _)| {
+            let tuple = hot.key.tuple();
+            tuple.dst == to.ip().into()
+                && tuple.dst_port == to.port()
+                && (hot.key.protocol == 17) == (scene.protocol == "udp")
+        })
+        .collect();
+    let [(hot, cold)] = found.as_slice() else {
+        anyhow::bail!("{row}: {} flows", found.len());
+    };
+    ensure!(
+        hot.connections == 1,
+        "{row}: {} connections",
+        hot.connections
+    );
+    ensure!(
+        cold.exits == 0,
+        "{row}: {} of {} left the node",
+        cold.exits,
+        hot.skbs
+    );
+    if scene.seen == Seen::Dropped || scene.protocol == "udp" {
+        ensure!(hot.skbs == 1, "{row}: {} packets", hot.skbs);
     }
+    Ok(())
+}
 
-    fn udp(
-        &mut self,
-        row: &str,
-        nat: NatKind,
-        client: &xtask::testbed::Netns,
-        to: impl Into<std::net::SocketAddr>,
-    ) -> Result<ConntrackEntry> {
-        self.afresh()?;
-        Udp::to(to.into())
-            .datagrams(5)
-            .run(client)
-            .with_context(|| row.to_owned())?;
-        check(self.bed, &self.watch, row, nat)
-    }
-
-    /// Forgets what was before: conntrack's entries, and the flows (other ports make other flows, so they may stay).
-    fn afresh(&self) -> Result<()> {
-        self.bed.settle()?;
-        counters::flush_conntrack(self.bed.node().netns())
+fn nat_of(scene: &Scene<'_>) -> NatKind {
+    match scene.nat {
+        "snat" => NatKind::Snat,
+        "dnat" => NatKind::Dnat,
+        "both" => NatKind::Both,
+        _ => NatKind::None,
     }
 }
 
-#[test]
-fn every_row_has_its_exact_translation_on_every_flavour() -> Result<()> {
-    let Some(_turn) = turn() else { return Ok(()) };
-    for builder in flavours() {
-        let bed = builder.build()?;
-        for family in bed.families() {
-            rows(&bed, family).with_context(|| format!("{:?} {family:?}", bed.plan().flavour))?;
+fn nat_by((snat, dnat): (bool, bool)) -> NatKind {
+    match (snat, dnat) {
+        (true, true) => NatKind::Both,
+        (true, false) => NatKind::Snat,
+        (false, true) => NatKind::Dnat,
+        (false, false) => NatKind::None,
+    }
+}
+
+/// Plays every scene of every family, one connection each, and checks it.
+fn rows_of(builder: Builder) -> Result<()> {
+    let bed = builder.build()?;
+    Stage::prepare(&bed)?;
+    for family in bed.families() {
+        let stage = Stage::set(&bed, family)?;
+        let watch = Watch::start(&bed, &every_packet())?;
+        for scene in stage.scenes() {
+            let checked = (|| {
+                bed.settle()?;
+                counters::flush_conntrack(bed.node().netns())?;
+                scene.play(1, 3000)?;
+                match scene.seen {
+                    Seen::Crossing => check(&bed, &watch, scene.name, nat_of(&scene)).map(drop),
+                    Seen::Ending | Seen::Starting => check_at_the_node(&bed, &watch, &scene),
+                    Seen::Untracked | Seen::Dropped => check_unseen(&bed, &watch, &scene),
+                }
+            })();
+            let on = bed.plan().flavour.name();
+            checked.with_context(|| format!("{} on {on}, {family:?}", scene.name))?;
         }
     }
     Ok(())
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "one row of traffic after the other, as in a table"
-)]
-fn rows(bed: &Testbed, family: Family) -> Result<()> {
-    let (client, web, far) = (bed.pod(0), bed.pod(1), bed.remote_pod(0));
-    let outside = bed
-        .plan()
-        .outside
-        .of(family)
-        .context("outside has this family")?;
-    let frontend = bed.plan().load_balancer.of(family).context("a frontend")?;
-    let mut rows = Rows {
-        bed,
-        watch: Watch::start(bed, &every_packet())?,
-        family,
+#[test]
+fn every_row_has_its_exact_translation_on_every_flavour() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    flavours().into_iter().try_for_each(rows_of)
+}
+
+#[test]
+fn every_row_has_its_exact_translation_in_nftables_mode() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    [Testbed::kind(), Testbed::azure_node_subnet()]
+        .into_iter()
+        .try_for_each(|builder| rows_of(builder.dual_stack(true).proxy(Proxy::Nftables)))
+}
+
+/// One connection from the first pod, on a node whose masquerade agent has these ranges.
+fn anomaly(builder: Builder, row: &str, to_vm: bool, nat: NatKind) -> Result<ConntrackEntry> {
+    let bed = builder.build()?;
+    let watch = Watch::start(&bed, &every_packet())?;
+    let far = bed.remote_pod(0);
+    let server = if to_vm {
+        TcpServer::echo(bed.vm(), (bed.vm_ip(), 8080))?
+    } else {
+        TcpServer::echo(far.netns(), (far.ip(), 8080))?
     };
-    let of_family = |s: Service| if family == Family::V6 { s.v6() } else { s };
-    let tag = if family == Family::V6 { "6" } else { "" };
-    let name = |n: &str| format!("{n}{tag}");
+    bed.settle()?;
+    counters::flush_conntrack(bed.node().netns())?;
+    Tcp::to(server.address())
+        .bytes(3000)
+        .run(bed.pod(0).netns())?;
+    check(&bed, &watch, row, nat)
+}
 
-    let near_server = TcpServer::echo(web.netns(), (web.ip_of(family), 8080))?;
-    let far_server = TcpServer::echo(far.netns(), (far.ip_of(family), 8080))?;
-    let near_udp = UdpServer::echo(web.netns(), (web.ip_of(family), 53))?;
-    let out_server = TcpServer::echo(bed.outside(), (outside, 443))?;
-    let own_server = TcpServer::echo(client.netns(), (client.ip_of(family), 8080))?;
+#[test]
+fn pod_to_pod_is_seen_to_be_masqueraded_where_the_agent_spares_nothing() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    for builder in [Testbed::kubenet(), Testbed::azure_overlay()] {
+        anomaly(
+            builder.spared([]),
+            "pod to pod with SNAT",
+            false,
+            NatKind::Snat,
+        )?;
+    }
+    Ok(())
+}
 
-    rows.tcp(
-        "pod to pod, same node",
-        NatKind::None,
-        client.netns(),
-        near_server.address(),
-    )?;
-    rows.tcp(
-        "pod to pod, other node",
-        NatKind::None,
-        client.netns(),
-        far_server.address(),
-    )?;
-    rows.tcp(
-        "pod from the other node",
-        NatKind::None,
-        far.netns(),
-        near_server.address(),
-    )?;
-    rows.udp(
-        "pod to pod, UDP",
-        NatKind::None,
-        client.netns(),
-        near_udp.address(),
-    )?;
-
-    let near = bed.add_service(
-        of_family(Service::cluster_ip("shop", &name("near"), 80))
-            .endpoints([near_server.address()]),
-    )?;
-    rows.tcp(
-        "service, endpoint here",
-        NatKind::Dnat,
-        client.netns(),
-        near.address(),
-    )?;
-    let remote = bed.add_service(
-        of_family(Service::cluster_ip("shop", &name("remote"), 80))
-            .endpoints([far_server.address()]),
-    )?;
-    rows.tcp(
-        "service, endpoint elsewhere",
-        NatKind::Dnat,
-        client.netns(),
-        remote.address(),
-    )?;
-    let dns = bed.add_service(
-        of_family(Service::cluster_ip("shop", &name("dns"), 53))
-            .udp()
-            .endpoints([near_udp.address()]),
-    )?;
-    rows.udp("service, UDP", NatKind::Dnat, client.netns(), dns.address())?;
-    let own = bed.add_service(
-        of_family(Service::cluster_ip("shop", &name("own"), 80)).endpoints([own_server.address()]),
-    )?;
-    let entry = rows.tcp("hairpin", NatKind::Both, client.netns(), own.address())?;
+#[test]
+fn egress_without_masquerade_is_seen_where_the_agent_spares_too_much() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let builder = Testbed::kubenet().spared(["10.0.0.0/8".parse()?]);
+    let entry = anomaly(builder, "egress without SNAT", true, NatKind::None)?;
     ensure!(
-        entry.reply.source == entry.original.source,
-        "the endpoint is the client itself"
+        entry.reply.destination == entry.original.source,
+        "the pod's own address leaves"
     );
-    let beyond = bed.add_service(
-        of_family(Service::cluster_ip("shop", &name("api"), 443)).endpoints([out_server.address()]),
-    )?;
-    rows.tcp(
-        "service, endpoint outside",
-        NatKind::Both,
-        client.netns(),
-        beyond.address(),
-    )?;
-
-    let entry = rows.tcp(
-        "egress",
-        NatKind::Snat,
-        client.netns(),
-        out_server.address(),
-    )?;
-    ensure!(
-        entry.reply.destination == rows.node_ip(),
-        "egress takes the node's address"
-    );
-
-    let node_ip = rows.node_ip();
-    let ports = if family == Family::V6 { 31_080 } else { 30_080 };
-    let load_balancer = |n: &str, port, node_port| {
-        of_family(Service::load_balancer(
-            "shop",
-            &name(n),
-            port,
-            node_port,
-            frontend,
-        ))
-    };
-    let any =
-        bed.add_service(load_balancer("any", 80, ports).endpoints([near_server.address()]))?;
-    rows.tcp(
-        "load balancer, etp=Cluster, endpoint here",
-        NatKind::Both,
-        bed.outside(),
-        any.frontend(),
-    )?;
-    rows.tcp(
-        "node port, etp=Cluster",
-        NatKind::Both,
-        bed.outside(),
-        (node_ip, ports),
-    )?;
-    let local = bed.add_service(
-        load_balancer("local", 81, ports + 1)
-            .local()
-            .endpoints([near_server.address()]),
-    )?;
-    rows.tcp(
-        "load balancer, etp=Local",
-        NatKind::Dnat,
-        bed.outside(),
-        local.frontend(),
-    )?;
-    rows.tcp(
-        "node port, etp=Local",
-        NatKind::Dnat,
-        bed.outside(),
-        (node_ip, ports + 1),
-    )?;
-    let hop =
-        bed.add_service(load_balancer("hop", 82, ports + 2).endpoints([far_server.address()]))?;
-    rows.tcp(
-        "load balancer, second hop",
-        NatKind::Both,
-        bed.outside(),
-        hop.frontend(),
-    )?;
-    rows.tcp(
-        "pod to its own load balancer",
-        NatKind::Both,
-        client.netns(),
-        any.frontend(),
-    )?;
     Ok(())
 }

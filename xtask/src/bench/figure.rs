@@ -27,6 +27,8 @@ pub enum Table {
     Sockets,
     /// What the agent itself needs.
     Agent,
+    /// What a cluster's services cost first packets, as the agent shows it.
+    Services,
 }
 
 /// One measured value.

@@ -27,6 +27,8 @@ pub mod machine;
 
 pub mod resident;
 
+pub mod services;
+
 pub mod report;
 
 use figure::{Figure, Table};
@@ -74,6 +76,11 @@ pub fn run(options: &Options) -> Result<()> {
             results.figures.push(figure);
         }
         Err(error) => say::step(&format!("the agent's memory was not measured: {error:#}")),
+    }
+    say::heading("First packets by number of services");
+    for figure in services::figures(&agent)? {
+        println!("{}", figure.line());
+        results.figures.push(figure);
     }
     let about = format!(
         "Measured {} by `cargo xtask bench{}`: {}.",

@@ -61,6 +61,21 @@ pub const SWEEP: &str = "sweep of 65,536 live flows, ms";
 /// Memory.
 pub const RESIDENT: &str = "resident memory (RSS), MiB";
 
+/// First packets where kube-proxy writes iptables.
+pub const FIRST_IPTABLES: &str = "first packet, kube-proxy in iptables mode, µs";
+/// First packets where kube-proxy writes nftables.
+pub const FIRST_NFTABLES: &str = "first packet, kube-proxy in nftables mode, µs";
+
+/// A number of services as a column's title.
+#[must_use]
+pub fn services(services: u16) -> String {
+    if services >= 1_000 {
+        format!("{},{:03} services", services / 1_000, services % 1_000)
+    } else {
+        format!("{services} services")
+    }
+}
+
 /// A number of flows as a column's title.
 #[must_use]
 pub fn flows(flows: u32) -> String {

@@ -27,7 +27,7 @@ const END: Duration = Duration::from_secs(3);
 const ALL_FLOWS: &str = "10000";
 
 /// A running agent. Dropping it ends it.
-pub(super) struct Agent<'a> {
+pub(crate) struct Agent<'a> {
     netns: Option<&'a Netns>,
     binary: PathBuf,
     socket: PathBuf,
@@ -38,7 +38,7 @@ pub(super) struct Agent<'a> {
 
 impl<'a> Agent<'a> {
     /// Starts it in a namespace, or on this machine itself, and waits until it is ready.
-    pub(super) fn start(
+    pub(crate) fn start(
         netns: Option<&'a Netns>,
         binary: &Path,
         directory: &Path,
@@ -133,7 +133,7 @@ impl<'a> Agent<'a> {
     }
 
     /// What it says in `/metrics`.
-    pub(super) fn scrape(&self) -> Result<Scrape> {
+    pub(crate) fn scrape(&self) -> Result<Scrape> {
         Ok(Scrape::parse(&self.get("/metrics")?))
     }
 
@@ -188,7 +188,7 @@ impl<'a> Agent<'a> {
     }
 
     /// Ends it as Kubernetes would, and checks that it ends well.
-    pub(super) fn stop(&self) -> Result<()> {
+    pub(crate) fn stop(&self) -> Result<()> {
         let mut child = self.child();
         let start = Instant::now();
         kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;

@@ -1,19 +1,23 @@
 //! Draws the cluster in text.
 
-use crate::testbed::counters;
-use crate::testbed::{Node, Testbed};
+use crate::testbed::{Flavour, Node, Testbed, counters, masq};
 
 /// What a packet from a pod passes on its way out.
-const CHAINS: [&str; 3] = [
-    "PREROUTING   KUBE-SERVICES → KUBE-SVC-* → DNAT",
-    "FORWARD      KUBE-FORWARD, policy → DROP",
-    "POSTROUTING  KUBE-POSTROUTING, IP-MASQ-AGENT → SNAT",
-];
+fn chains(flavour: Flavour) -> [String; 3] {
+    [
+        "PREROUTING   KUBE-SERVICES → KUBE-SVC-* → DNAT".to_owned(),
+        "FORWARD      KUBE-FORWARD, policy → DROP".to_owned(),
+        format!(
+            "POSTROUTING  KUBE-POSTROUTING, {} → SNAT",
+            masq::chain(flavour)
+        ),
+    ]
+}
 
 /// The cluster, from the pods down to the world outside.
 pub(super) fn cluster(bed: &Testbed) -> String {
     let (node, node2) = (bed.node(), bed.node2());
-    let left = node_box(node, bed.plan().flavour.name(), &CHAINS);
+    let left = node_box(node, bed.plan().flavour.name(), &chains(bed.plan().flavour));
     let right = node_box(node2, "another node", &[]);
     let (left_width, right_width) = (width(&left), width(&right));
     let mut lines = side_by_side(&left, &right);
@@ -42,7 +46,7 @@ pub(super) fn cluster(bed: &Testbed) -> String {
 }
 
 /// A node as lines of equal width; `chains` are the rules on a packet's way, in its order.
-fn node_box(node: &Node, title: &str, chains: &[&str]) -> Vec<String> {
+fn node_box(node: &Node, title: &str, chains: &[String]) -> Vec<String> {
     let mut rows = vec![format!(" {} ({title}) ", node.name()), String::new()];
     for (at, pod) in node.pods().iter().enumerate() {
         let name = format!("{}/{}", pod.namespace(), pod.name());

@@ -1,9 +1,10 @@
 //! `cargo xtask demo`: an emulated AKS node, the agent on it, and what the agent says about the shop's traffic.
 
-mod agent;
+pub(crate) mod agent;
+mod classes;
 mod draw;
 mod rows;
-mod scrape;
+pub(crate) mod scrape;
 mod screen;
 mod shop;
 
@@ -12,10 +13,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use ipnet::Ipv4Net;
 
 use crate::testbed::bed::is_root;
-use crate::testbed::{Hairpin, PolicyRule, Testbed};
+use crate::testbed::{Flavour, Hairpin, PolicyRule, Stage, Testbed};
 use crate::{say, setup};
 use agent::Agent;
 use scrape::Scrape;
@@ -32,6 +32,12 @@ const LOOKS: u32 = 12;
 const NOTE: &str = "\
 ↩ the connection's replies   = unchanged end   ✗ dropped, and why   FLOWS, PKTS of all alike that are alive
 FIRST, LATER median time on the NAT path of the packets that open a connection, and of all others";
+
+/// How to read the class table.
+const CLASSES_NOTE: &str = "\
+CONN, PKTS as counted by the agent, both ways   FIRST, LATER median time on the
+NAT path of the packets that open a connection, and of all others; - where they
+end at the node, or its own processes send them";
 
 /// The policy's rule, by its comment.
 const RULE: &str = "shop/deny-batch-to-db";
@@ -62,6 +68,43 @@ pub struct Options {
     pub keep: bool,
     /// This machine's own interfaces in place of an emulated node.
     pub live: bool,
+    /// What the emulated node is like.
+    pub node: NodeKind,
+}
+
+/// What the emulated node is like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum NodeKind {
+    /// AKS with kubenet
+    #[default]
+    Kubenet,
+    /// AKS with Azure CNI, pods in the nodes' subnet
+    AzureCni,
+    /// AKS with Azure CNI Overlay
+    Overlay,
+    /// kind
+    Kind,
+}
+
+impl NodeKind {
+    fn flavour(self) -> Flavour {
+        match self {
+            Self::Kubenet => Flavour::Kubenet,
+            Self::AzureCni => Flavour::AzureNodeSubnet,
+            Self::Overlay => Flavour::AzureOverlay,
+            Self::Kind => Flavour::Kind,
+        }
+    }
+
+    /// In words.
+    fn title(self) -> &'static str {
+        match self {
+            Self::Kubenet => "an AKS node with kubenet",
+            Self::AzureCni => "an AKS node with Azure CNI in the nodes' subnet",
+            Self::Overlay => "an AKS node with Azure CNI Overlay",
+            Self::Kind => "a kind node",
+        }
+    }
 }
 
 /// Runs the demo.
@@ -83,7 +126,7 @@ pub fn run(options: Options) -> Result<()> {
     let result = if options.live {
         live(&binary)
     } else {
-        emulated(&binary, options.keep)
+        emulated(&binary, options.node, options.keep)
     };
     match result {
         // Ctrl-C is how a person ends it.
@@ -132,16 +175,17 @@ fn live(binary: &Path) -> Result<()> {
     result
 }
 
-fn emulated(binary: &Path, keep: bool) -> Result<()> {
+fn emulated(binary: &Path, node: NodeKind, keep: bool) -> Result<()> {
     let start = Instant::now();
     // Ports that send back make hairpins work on every kernel; AKS's promiscuous bridge no longer does everywhere.
-    let bed = Testbed::kubenet()
+    let bed = Testbed::of(node.flavour())
         .pods(4)
         .remote_pods(0)
         .hairpin(Hairpin::Veth)
         .build()?;
     say::step(&format!(
-        "an AKS node with kubenet, emulated in {:.1} s",
+        "{}, emulated in {:.1} s",
+        node.title(),
         start.elapsed().as_secs_f64()
     ));
     show(&bed, binary, keep)?;
@@ -155,6 +199,7 @@ fn emulated(binary: &Path, keep: bool) -> Result<()> {
 
 /// Everything the demo shows on a testbed.
 fn show(bed: &Testbed, binary: &Path, keep: bool) -> Result<()> {
+    classes(bed, binary)?;
     let shop = Shop::open(bed)?;
     println!("\n{}", draw::cluster(bed));
     let node = bed.node();
@@ -197,15 +242,37 @@ fn show(bed: &Testbed, binary: &Path, keep: bool) -> Result<()> {
     agent.stop()
 }
 
+/// Every kind of traffic, by an agent of its own, so that the shop's counts begin at nothing.
+fn classes(bed: &Testbed, binary: &Path) -> Result<()> {
+    shop::far_web(bed)?;
+    Stage::prepare(bed)?;
+    let mut flags = flags(bed);
+    flags.extend(classes::flags(bed, binary)?);
+    // The times of every packet, soon.
+    flags.extend(["--sample=1", "--interval=100ms"].map(str::to_owned));
+    let node = bed.node();
+    let agent = Agent::start(Some(node.netns()), binary, node.root(), LISTEN, &flags)?;
+    say::heading("Every kind of traffic on such a node, and what the agent counts it as");
+    classes::table(bed, &agent)?;
+    println!("{}", say::dim(CLASSES_NOTE));
+    agent.stop()
+}
+
 /// What an operator tells the agent about the cluster: what no route or address of the node shows.
 fn flags(bed: &Testbed) -> Vec<String> {
     let plan = bed.plan();
-    let hosts = Ipv4Net::new_assert(plan.nodes[0].address.v4, 24).trunc();
+    let nodes = plan.nodes.map(|node| format!("{}/32", node.address.v4));
+    let pods = if plan.flavour == Flavour::AzureNodeSubnet {
+        // In the VNet only Kubernetes tells which addresses are pods': here, what the nodes have reserved for them.
+        plan.nodes.map(|node| node.pods.v4.to_string()).join(",")
+    } else {
+        plan.pods.v4.to_string()
+    };
     [
         ("--uplink", bed.node().uplink().to_owned()),
-        ("--pod-cidr", plan.pods.v4.to_string()),
+        ("--pod-cidr", pods),
         ("--service-cidr", plan.services.v4.to_string()),
-        ("--node-cidr", hosts.to_string()),
+        ("--node-cidr", nodes.join(",")),
         ("--vnet-cidr", plan.vnet.v4.to_string()),
     ]
     .into_iter()

@@ -17,7 +17,7 @@ struct Sample {
 
 /// What `/metrics` said.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Scrape {
+pub(crate) struct Scrape {
     samples: Vec<Sample>,
     /// The lines as they were.
     lines: Vec<String>,
@@ -43,6 +43,20 @@ impl Scrape {
         self.with(name, labels).map(|sample| sample.value).sum()
     }
 
+    /// A metric's samples added up by these labels.
+    pub(super) fn sums_by<const N: usize>(
+        &self,
+        name: &str,
+        labels: [&str; N],
+    ) -> BTreeMap<[String; N], f64> {
+        let mut sums = BTreeMap::new();
+        for sample in self.with(name, &[]) {
+            let key = labels.map(|label| sample.labels.get(label).cloned().unwrap_or_default());
+            *sums.entry(key).or_insert(0.0) += sample.value;
+        }
+        sums
+    }
+
     fn with(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &Sample> {
         self.samples.iter().filter(move |sample| {
             sample.name == name
@@ -53,7 +67,7 @@ impl Scrape {
     }
 
     /// The bucket counts of a histogram, over all series with these labels.
-    fn histogram(&self, name: &str, labels: &[(&str, &str)]) -> Histogram {
+    pub(crate) fn histogram(&self, name: &str, labels: &[(&str, &str)]) -> Histogram {
         let mut buckets: BTreeMap<u64, (f64, f64)> = BTreeMap::new();
         for sample in self.with(&format!("{name}_bucket"), labels) {
             let bound = sample
@@ -121,16 +135,33 @@ fn without_empty_labels(line: &str) -> String {
 }
 
 /// Upper bounds in seconds, ascending, with counts up to there.
-struct Histogram(Vec<(f64, f64)>);
+pub(crate) struct Histogram(Vec<(f64, f64)>);
 
 impl Histogram {
-    fn count(&self) -> f64 {
+    /// What came in since an earlier look.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let earlier = |bound: f64| {
+            let same = before
+                .0
+                .iter()
+                .find(|bucket| bucket.0.to_bits() == bound.to_bits());
+            same.map_or(0.0, |bucket| bucket.1)
+        };
+        let buckets = self.0.iter();
+        Self(
+            buckets
+                .map(|&(bound, count)| (bound, count - earlier(bound)))
+                .collect(),
+        )
+    }
+
+    pub(crate) fn count(&self) -> f64 {
         self.0.last().map_or(0.0, |bucket| bucket.1)
     }
 
     /// Seconds that a share of the samples did not exceed, by linear interpolation within a bucket, as Prometheus'
     /// `histogram_quantile` does it.
-    fn quantile(&self, share: f64) -> Option<f64> {
+    pub(crate) fn quantile(&self, share: f64) -> Option<f64> {
         let wanted = self.count() * share;
         let at = self.0.iter().position(|bucket| bucket.1 >= wanted)?;
         let (upper, reached) = self.0[at];
@@ -149,7 +180,7 @@ impl Histogram {
 }
 
 /// The time from entering to leaving the node, by what NAT did.
-const PATH: &str = "aksnet_nat_path_seconds";
+pub(crate) const PATH: &str = "aksnet_nat_path_seconds";
 
 /// What a connection's NAT is called, and what that means.
 const KINDS: [(&str, &str); 4] = [

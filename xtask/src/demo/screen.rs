@@ -56,7 +56,7 @@ impl Screen {
 }
 
 /// The terminal's columns.
-fn width() -> usize {
+pub(super) fn width() -> usize {
     let mut size = libc::winsize {
         ws_row: 0,
         ws_col: 0,

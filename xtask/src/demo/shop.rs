@@ -39,11 +39,19 @@ pub(super) struct Shop<'a> {
     _behind_services: (TcpServer, UdpServer),
 }
 
+/// The other node's `web`, which may be there already.
+pub(super) fn far_web(bed: &Testbed) -> Result<Arc<Pod>> {
+    match bed.node2().pod("web") {
+        Some(pod) => Ok(pod),
+        None => bed.add_remote_pod("web"),
+    }
+}
+
 impl<'a> Shop<'a> {
     /// Starts the servers and writes the services' rules.
     pub(super) fn open(bed: &'a Testbed) -> Result<Self> {
         let (frontend, web, db, batch) = (bed.pod(0), bed.pod(1), bed.pod(2), bed.pod(3));
-        let (far_web, dns_pod) = (bed.add_remote_pod("web")?, bed.add_remote_pod("coredns")?);
+        let (far_web, dns_pod) = (far_web(bed)?, bed.add_remote_pod("coredns")?);
         let near = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
         let far = TcpServer::echo(far_web.netns(), (far_web.ip(), 8080))?;
         let database = TcpServer::echo(db.netns(), (db.ip(), 5432))?;

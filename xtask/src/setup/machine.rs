@@ -19,7 +19,7 @@ pub struct Tool {
 }
 
 /// What comes from packages, whichever way the BPF object is built.
-pub const TOOLS: [Tool; 9] = [
+pub const TOOLS: [Tool; 10] = [
     Tool {
         evidence: &["cc"],
         package: "build-essential",
@@ -39,6 +39,11 @@ pub const TOOLS: [Tool; 9] = [
         evidence: &["iptables-nft-restore"],
         package: "iptables",
         purpose: "the emulated node's rules, in both backends, and ebtables",
+    },
+    Tool {
+        evidence: &["nft"],
+        package: "nftables",
+        purpose: "the emulated node's rules where kube-proxy writes nftables",
     },
     Tool {
         evidence: &["conntrack"],

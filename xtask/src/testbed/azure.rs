@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde_json::{Value, json};
+
 use super::hash::azure_veth;
 use super::netns::Netns;
 use super::plan::Addresses;
@@ -40,6 +42,23 @@ pub fn node_end(veth: &str, pod: &Netns, address: Addresses) -> Vec<String> {
         }
     }
     lines
+}
+
+/// The CNI result that azure-vnet hands on to the next plugin.
+#[must_use]
+pub fn result(veth: &str, pod: &Netns, address: Addresses) -> Value {
+    let ips: Vec<Value> = address
+        .iter()
+        .map(|ip| {
+            let bits = if ip.is_ipv4() { 32 } else { 128 };
+            json!({ "address": format!("{ip}/{bits}"), "interface": 1 })
+        })
+        .collect();
+    json!({
+        "cniVersion": "0.3.1",
+        "interfaces": [{ "name": veth }, { "name": "eth0", "sandbox": pod.path() }],
+        "ips": ips,
+    })
 }
 
 /// The `ip` lines to run in the pod.

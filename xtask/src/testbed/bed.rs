@@ -16,7 +16,7 @@
 //! ```
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -28,7 +28,7 @@ use super::fabric::{self, Fabric};
 use super::netns::Netns;
 use super::node::Node;
 use super::offload;
-use super::plan::{Family, Flavour, Plan};
+use super::plan::{Family, Flavour, Plan, nth};
 use super::pod::Pod;
 use super::policy::PolicyRule;
 use super::record::Record;
@@ -53,6 +53,10 @@ pub struct Testbed {
     pub(super) fabric: Fabric,
     pub(super) offloads: bool,
     pub(super) services: Mutex<Vec<Service>>,
+    /// Services that are only there to be many.
+    pub(super) fillers: Mutex<Vec<Service>>,
+    /// Whether the fabric translates frontends.
+    pub(super) balancer: Mutex<bool>,
     pub(super) policies: Mutex<Vec<PolicyRule>>,
     pub(super) record: Arc<Record>,
 }
@@ -268,10 +272,48 @@ impl Testbed {
             );
         }
         services.push(service.clone());
-        self.nodes
-            .iter()
-            .try_for_each(|node| node.sync_services(&services))?;
+        self.sync_services(&services)?;
         Ok(service)
+    }
+
+    /// So many ClusterIP services more on the node under test, with an endpoint each that nobody dials, in place of
+    /// those that earlier calls made; all in one transaction. They stand ahead of all other services.
+    ///
+    /// # Errors
+    /// When there are not so many addresses, or the rules cannot be written.
+    pub fn filler_services(&self, count: u16) -> Result<()> {
+        let services = lock(&self.services);
+        let endpoints = self
+            .plan
+            .pods
+            .of(Family::V4)
+            .context("every cluster has IPv4")?;
+        let filler = |n: u16| {
+            // Beyond the addresses that other services and pods get.
+            let ip = self
+                .plan
+                .cluster_ip(Family::V4, 0x4000_u16.checked_add(n)?)?;
+            let endpoint = nth(endpoints, 0x8000 + u32::from(n))?;
+            let service = Service::cluster_ip("filler", &format!("svc-{n}"), 80).at(ip);
+            Some(service.endpoints([(endpoint, 8080).into()]))
+        };
+        *lock(&self.fillers) = (0..count)
+            .map(filler)
+            .collect::<Option<_>>()
+            .context("the cluster has not so many addresses")?;
+        self.sync_services(&services)
+    }
+
+    fn sync_services(&self, services: &[Service]) -> Result<()> {
+        let fillers = lock(&self.fillers);
+        let all: Vec<Service> = fillers.iter().chain(services).cloned().collect();
+        self.nodes[0].sync_services(&all)?;
+        self.nodes[1].sync_services(services)?;
+        self.fabric.translate(
+            &mut lock(&self.balancer),
+            services,
+            self.plan.nodes[0].address,
+        )
     }
 
     /// Replaces a service of the same namespace, name, port name and protocol, for example with other endpoints.
@@ -291,9 +333,7 @@ impl Testbed {
             .find(same)
             .with_context(|| format!("no service {}", service.port_id()))?;
         old.clone_from(service);
-        self.nodes
-            .iter()
-            .try_for_each(|node| node.sync_services(&services))
+        self.sync_services(&services)
     }
 
     /// Removes all services of this namespace and name.
@@ -308,24 +348,20 @@ impl Testbed {
         services.retain(|service| {
             (service.namespace.as_str(), service.name.as_str()) != (namespace, name)
         });
-        self.nodes
-            .iter()
-            .try_for_each(|node| node.sync_services(&services))
+        self.sync_services(&services)
     }
 
-    /// Sends the load balancer's frontend to a node: 0 is the node under test, 1 the second one.
+    /// Sends the load balancers' frontends to a node: 0 is the node under test, 1 the second one.
     ///
     /// # Errors
     /// When the route cannot be set.
     pub fn balance_to(&self, node: usize) -> Result<()> {
         let host = ["node", "node2"][node];
-        let frontends = self
-            .plan
-            .load_balancer
-            .iter()
-            .zip(self.plan.nodes[node].address.iter());
-        for (frontend, address) in frontends {
-            self.fabric.route(&frontend.to_string(), host, address)?;
+        for balancer in [self.plan.load_balancer, self.plan.internal_balancer] {
+            let frontends = balancer.iter().zip(self.plan.nodes[node].address.iter());
+            for (frontend, address) in frontends {
+                self.fabric.route(&frontend.to_string(), host, address)?;
+            }
         }
         Ok(())
     }
@@ -448,6 +484,12 @@ impl Testbed {
     pub fn families(&self) -> Vec<Family> {
         self.plan.families().collect()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn pin_neighbours(netns: &Netns) -> Result<()> {

@@ -3,14 +3,17 @@
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, ensure};
+use ipnet::IpNet;
 
 use super::bed::{Testbed, is_root};
 use super::cni::Hairpin;
+use super::engine::Engine;
 use super::fabric::{self, Fabric};
 use super::iptables::Backend;
 use super::netns::Netns;
-use super::node::Node;
+use super::node::{Node, Software};
 use super::plan::{Flavour, Plan};
+use super::proxy::Proxy;
 use super::record::Record;
 
 /// Names of the first pods of a node; later ones are numbered.
@@ -23,9 +26,8 @@ pub struct Builder {
     dual_stack: bool,
     pods: usize,
     remote_pods: usize,
-    backend: Backend,
     offloads: bool,
-    hairpin: Hairpin,
+    software: Software,
 }
 
 impl Builder {
@@ -36,9 +38,14 @@ impl Builder {
             dual_stack: false,
             pods: 2,
             remote_pods: 1,
-            backend: Backend::Nft,
             offloads: true,
-            hairpin: Hairpin::Promiscuous,
+            software: Software {
+                backend: Backend::Nft,
+                hairpin: Hairpin::Promiscuous,
+                proxy: Proxy::Iptables,
+                engine: Engine::None,
+                spared: None,
+            },
         }
     }
 
@@ -65,8 +72,32 @@ impl Builder {
 
     /// Where iptables keeps its rules. Default: `nf_tables`.
     #[must_use]
-    pub fn backend(self, backend: Backend) -> Self {
-        Self { backend, ..self }
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.software.backend = backend;
+        self
+    }
+
+    /// Which rules kube-proxy writes. Default: iptables.
+    #[must_use]
+    pub fn proxy(mut self, proxy: Proxy) -> Self {
+        self.software.proxy = proxy;
+        self
+    }
+
+    /// Which policy engine is installed, without a policy to enforce. Default: none.
+    #[must_use]
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.software.engine = engine;
+        self
+    }
+
+    /// The `nonMasqueradeCIDRs` of the masquerade agent. Default: the pod range, or the VNet where pods have its
+    /// addresses. None at all makes even pod-to-pod traffic leave with the node's address; a range that is too wide
+    /// lets pods out with an address that nobody can answer.
+    #[must_use]
+    pub fn spared(mut self, ranges: impl IntoIterator<Item = IpNet>) -> Self {
+        self.software.spared = Some(ranges.into_iter().collect());
+        self
     }
 
     /// Whether GRO, GSO and TSO are on. Default: yes, as the kernel has it.
@@ -78,8 +109,9 @@ impl Builder {
     /// kubenet with hairpin mode on the bridge's ports in place of the promiscuous bridge that AKS configures
     /// (see [`Hairpin`]). Without effect on other flavours.
     #[must_use]
-    pub fn hairpin(self, hairpin: Hairpin) -> Self {
-        Self { hairpin, ..self }
+    pub fn hairpin(mut self, hairpin: Hairpin) -> Self {
+        self.software.hairpin = hairpin;
+        self
     }
 
     /// Builds it.
@@ -116,8 +148,7 @@ impl Builder {
                 &plan,
                 index,
                 netns,
-                self.backend,
-                self.hairpin,
+                self.software.clone(),
                 root,
             )?);
         }
@@ -132,6 +163,8 @@ impl Builder {
             fabric,
             offloads: self.offloads,
             services: Mutex::default(),
+            fillers: Mutex::default(),
+            balancer: Mutex::default(),
             policies: Mutex::default(),
             record,
         };

@@ -203,6 +203,24 @@ impl Chain {
         Ok(())
     }
 
+    /// Calls only the plugin that maps host ports, for a pod that was wired by other means with this result.
+    ///
+    /// # Errors
+    /// When the chain has none, or it fails.
+    pub fn map_ports(
+        &self,
+        node: &Netns,
+        pod: &Netns,
+        verb: &str,
+        ports: &[HostPort],
+        result: &Value,
+    ) -> Result<()> {
+        let plugins = self.plugin_list()?;
+        let portmap = plugins.iter().find(|plugin| plugin["type"] == "portmap");
+        let portmap = portmap.context("the chain has no portmap")?;
+        self.call(node, pod, verb, portmap, result, ports).map(drop)
+    }
+
     fn plugin_list(&self) -> Result<&Vec<Value>> {
         self.conflist["plugins"]
             .as_array()

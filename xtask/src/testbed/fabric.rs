@@ -3,14 +3,17 @@
 //!
 //! It holds what no node can see: the route table that sends a pod CIDR to its node (UDR), and where the load
 //! balancer sends its frontend (floating IP: the destination stays the frontend's address). It does no NAT of its
-//! own, so that an outside host sees the address that left the node.
+//! own, so that an outside host sees the address that left the node; but for frontends without floating IP.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 
+use super::iptables::{self, Backend};
 use super::netns::Netns;
-use super::plan::{Addresses, FABRIC_LINK_LOCAL, IMDS, OUTSIDE_GATEWAY, Plan, WIRESERVER};
+use super::plan::{Addresses, FABRIC_LINK_LOCAL, Family, IMDS, OUTSIDE_GATEWAY, Plan, WIRESERVER};
+use super::service::Service;
 
 /// Settings that every namespace of a testbed gets: no source checks in the way of asymmetric paths, no IPv6
 /// chatter that was not asked for, local ports enough for many short connections.
@@ -145,6 +148,9 @@ impl Fabric {
                 .sysctl(&format!("net.ipv4.conf.{scope}.proxy_arp"), "1")?;
         }
         fabric.attach(plan, "vm", &fabric.vm, plan.vm)?;
+        for host in [plan.app_gateway, plan.private_endpoint, plan.api_server] {
+            fabric.add_vnet_addresses(host)?;
+        }
 
         let platform = [IpAddr::from(WIRESERVER), IpAddr::from(IMDS)];
         fabric.link(plan, "azure", &fabric.azure, &platform)?;
@@ -217,6 +223,54 @@ impl Fabric {
             "route replace {range} via {via} dev {} onlink",
             link(host)
         )])
+    }
+
+    /// Translates frontends without floating IP to a node's port, as the load balancer itself does. `there` is
+    /// whether it has done so before: a router that never did tracks no connections.
+    ///
+    /// # Errors
+    /// When the rules cannot be written.
+    pub fn translate(&self, there: &mut bool, services: &[Service], node: Addresses) -> Result<()> {
+        let plain = || services.iter().filter(|service| !service.floating_ip);
+        if !*there && plain().next().is_none() {
+            return Ok(());
+        }
+        for family in [Family::V4, Family::V6] {
+            let Some(node) = node.of(family) else {
+                continue;
+            };
+            let mut rules = "*nat\n:BALANCER - [0:0]\n".to_owned();
+            if !*there {
+                rules.push_str("-A PREROUTING -j BALANCER\n");
+            }
+            for service in plain().filter(|service| service.family == family) {
+                let (transport, port) = (service.transport, service.port);
+                for frontend in &service.frontends {
+                    let to = SocketAddr::new(node, service.node_port.unwrap_or(port));
+                    let _ = writeln!(
+                        rules,
+                        "-A BALANCER -d {frontend} -p {transport} -m {transport} --dport {port} -j DNAT --to-destination {to}"
+                    );
+                }
+            }
+            rules.push_str("COMMIT\n");
+            iptables::restore(&self.router, Backend::Nft, family, &rules)?;
+        }
+        *there = true;
+        Ok(())
+    }
+
+    /// Gives the VNet host further addresses, so that it can stand for several.
+    fn add_vnet_addresses(&self, addresses: Addresses) -> Result<()> {
+        for ip in addresses.iter() {
+            let host = if ip.is_ipv4() { "/32" } else { "/128 nodad" };
+            let (address, flags) = host.split_once(' ').unwrap_or((host, ""));
+            self.vm
+                .ip([format!("addr add {ip}{address} dev eth0 {flags}")])?;
+            self.router
+                .ip([format!("route replace {ip} dev {}", link("vm"))])?;
+        }
+        Ok(())
     }
 
     /// Gives the outside host one more address, so that it can stand for several.

@@ -13,6 +13,8 @@
 //!                         outside (an internet host; clients of the load balancer)
 //! ```
 //!
+//! The vm also stands for a private endpoint, an Application Gateway and a private API server.
+//!
 //! Every link, address and rule lives inside namespaces that this module made, under names with a prefix of
 //! their own; the machine's own network is never touched. What was made is on record before it is made
 //! ([`record`]), so that a crashed run can be cleaned by exactly its names.
@@ -43,11 +45,20 @@ pub mod service;
 
 pub mod proxy;
 
+pub mod nftables;
+
 pub mod masq;
 
 pub mod policy;
 
+pub mod engine;
+
 pub mod iptables;
+
+// What runs on the node and beside it.
+pub mod local_dns;
+
+pub mod imds;
 
 // The whole, and what is done with it.
 pub mod builder;
@@ -65,13 +76,26 @@ pub mod counters;
 // The Kubernetes API, as far as a node's agent asks it.
 pub mod api;
 
+// Every kind of traffic that a node sees.
+pub mod scene;
+
+pub mod stage;
+
+mod scenes;
+
 pub use bed::Testbed;
 pub use builder::Builder;
-pub use cni::Hairpin;
+pub use cni::{Hairpin, HostPort};
+pub use engine::Engine;
+pub use imds::Imds;
 pub use iptables::Backend;
+pub use local_dns::{Cache, LocalDns};
 pub use netns::Netns;
 pub use node::Node;
 pub use plan::{Addresses, Family, Flavour, Plan};
 pub use pod::Pod;
 pub use policy::{PolicyRule, Verdict};
+pub use proxy::Proxy;
+pub use scene::{Scene, Seen};
 pub use service::{Endpoint, Service, TrafficPolicy};
+pub use stage::Stage;

@@ -3,31 +3,56 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::{Context as _, Result};
+use ipnet::IpNet;
+use serde_json::Value;
 
 use super::azure;
 use super::cni::{self, Attachment, Chain, Hairpin, HostPort};
 use super::counters::{self, ConntrackEntry, LinkCounters};
+use super::engine::Engine;
 use super::fabric;
 use super::iptables::{self, Backend, Rule};
 use super::masq;
 use super::netns::Netns;
+use super::nftables::{self, Blocks, Ground};
 use super::plan::{Addresses, Family, Flavour, NodePlan, Plan, nth};
 use super::pod::Pod;
 use super::policy::{self, PolicyRule};
-use super::proxy::{self, Locality};
+use super::proxy::{self, Locality, Proxy};
 use super::record::Record;
 use super::service::Service;
+
+/// What runs on a node besides its pods.
+#[derive(Debug, Clone)]
+pub(super) struct Software {
+    /// Where iptables keeps its rules.
+    pub(super) backend: Backend,
+    /// How a pod behind kubenet's bridge reaches itself.
+    pub(super) hairpin: Hairpin,
+    /// Which rules kube-proxy writes.
+    pub(super) proxy: Proxy,
+    /// Which policy engine is installed.
+    pub(super) engine: Engine,
+    /// What the masquerade agent leaves alone; by the flavour when not given.
+    pub(super) spared: Option<Vec<IpNet>>,
+}
 
 /// How a node's pods are wired.
 #[derive(Debug)]
 enum Wiring {
     /// By CNI plugins.
     Plugins(Chain),
-    /// As azure-vnet does; the addresses that are free, lowest last.
-    Transparent(Mutex<Vec<Addresses>>),
+    /// As azure-vnet does, which is no plugin of this machine's; host ports are the real `portmap`'s.
+    Transparent {
+        /// The addresses that are free, lowest last.
+        free: Mutex<Vec<Addresses>>,
+        /// Its configuration, with portmap as the last plugin.
+        conflist: Value,
+    },
 }
 
 /// A node of a testbed.
@@ -39,10 +64,14 @@ pub struct Node {
     netns: Netns,
     wiring: Wiring,
     root: PathBuf,
-    backend: Backend,
+    software: Software,
     pods: Mutex<Vec<Arc<Pod>>>,
+    /// Whether FORWARD leads to Azure NPM's chains.
+    npm: AtomicBool,
     /// The per-service chains of the last sync, by family.
     chains: Mutex<[BTreeSet<String>; 2]>,
+    /// The services of the last sync in nftables mode, by family.
+    written: Mutex<[Option<Blocks>; 2]>,
 }
 
 impl Node {
@@ -51,8 +80,7 @@ impl Node {
         cluster: &Plan,
         index: usize,
         netns: Netns,
-        backend: Backend,
-        hairpin: Hairpin,
+        software: Software,
         root: PathBuf,
     ) -> Result<Self> {
         let plan = cluster.nodes[index];
@@ -67,7 +95,7 @@ impl Node {
             }
         }
         let store = root.join("var/lib/cni/networks");
-        let (file, conflist) = cni::conflist(cluster.flavour, hairpin, plan.pods, &store);
+        let (file, conflist) = cni::conflist(cluster.flavour, software.hairpin, plan.pods, &store);
         let directory = root.join("etc/cni/net.d");
         std::fs::create_dir_all(&directory)?;
         std::fs::write(
@@ -78,7 +106,10 @@ impl Node {
             for scope in ["all", "default"] {
                 netns.sysctl(&format!("net.ipv4.conf.{scope}.proxy_arp"), "0")?;
             }
-            Wiring::Transparent(Mutex::new(free_addresses(&plan)))
+            Wiring::Transparent {
+                free: Mutex::new(free_addresses(&plan)),
+                conflist,
+            }
         } else {
             Wiring::Plugins(Chain::new(conflist)?)
         };
@@ -89,9 +120,11 @@ impl Node {
             netns,
             wiring,
             root,
-            backend,
+            software,
             pods: Mutex::default(),
+            npm: AtomicBool::new(false),
             chains: Mutex::default(),
+            written: Mutex::default(),
         };
         node.write_base_rules()?;
         node.netns.sysctl("net.netfilter.nf_conntrack_acct", "1")?;
@@ -99,18 +132,65 @@ impl Node {
     }
 
     fn write_base_rules(&self) -> Result<()> {
+        let Software {
+            proxy,
+            engine,
+            spared,
+            ..
+        } = &self.software;
         for family in self.cluster.families() {
-            self.restore(family, &proxy::base())?;
+            match proxy {
+                Proxy::Iptables => self.restore(family, &proxy::base())?,
+                Proxy::Nftables => self.restore(family, &proxy::kubelet())?,
+            }
             self.restore(family, &policy::base())?;
-            self.restore(
-                family,
-                &masq::agent(self.cluster.flavour, &masq::spared(&self.cluster, family)),
-            )?;
+            let spared: Vec<IpNet> = match spared {
+                None => masq::spared(&self.cluster, family),
+                Some(ranges) => ranges
+                    .iter()
+                    .copied()
+                    .filter(|range| Family::of(range.network()) == family)
+                    .collect(),
+            };
+            self.restore(family, &masq::agent(self.cluster.flavour, &spared))?;
+            if engine.has(family) {
+                self.idle_engine(family)?;
+            }
+        }
+        if let (Some(table), Some(plain)) = (engine.nftables(), engine.nftables_without_queue()) {
+            nftables::load(&self.netns, table).or_else(|_| nftables::load(&self.netns, &plain))?;
         }
         if self.cluster.flavour != Flavour::Kind {
             self.restore(Family::V4, &masq::wireserver_block())?;
         }
         self.sync_services(&[])
+    }
+
+    /// The policy engine's rules as they are without a policy.
+    fn idle_engine(&self, family: Family) -> Result<()> {
+        let Software { engine, .. } = self.software;
+        if engine == Engine::AzureNpm {
+            self.jump_to_npm()?;
+        }
+        let pods = if self.cluster.flavour.is_transparent() {
+            "azv"
+        } else {
+            "veth"
+        };
+        match engine.iptables(pods) {
+            Some(rules) => self.restore(family, &rules),
+            None => Ok(()),
+        }
+    }
+
+    /// Leads FORWARD to Azure NPM's chains, once.
+    fn jump_to_npm(&self) -> Result<()> {
+        if self.npm.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.cluster
+            .families()
+            .try_for_each(|family| self.restore(family, policy::NPM_JUMP))
     }
 
     /// The name that Kubernetes would have for it.
@@ -158,7 +238,13 @@ impl Node {
     /// Which iptables its rules are in.
     #[must_use]
     pub fn backend(&self) -> Backend {
-        self.backend
+        self.software.backend
+    }
+
+    /// Which rules its kube-proxy writes.
+    #[must_use]
+    pub fn proxy(&self) -> Proxy {
+        self.software.proxy
     }
 
     /// Its pods, oldest first.
@@ -193,7 +279,7 @@ impl Node {
         fabric::prepare(&netns, self.cluster.is_dual_stack())?;
         let attachment = match &self.wiring {
             Wiring::Plugins(chain) => chain.add(&self.netns, &netns, ports)?,
-            Wiring::Transparent(free) => {
+            Wiring::Transparent { free, conflist } => {
                 let address = lock(free)
                     .pop()
                     .context("the node has no free pod address")?;
@@ -202,10 +288,20 @@ impl Node {
                 self.netns
                     .sysctl(&format!("net/ipv4/conf/{veth}/proxy_arp"), "1")?;
                 netns.ip(azure::pod_end(address))?;
+                let result = azure::result(&veth, &netns, address);
+                if !ports.is_empty() {
+                    Chain::new(conflist.clone())?.map_ports(
+                        &self.netns,
+                        &netns,
+                        "ADD",
+                        ports,
+                        &result,
+                    )?;
+                }
                 Attachment {
                     veth,
                     address,
-                    result: serde_json::Value::Null,
+                    result,
                 }
             }
         };
@@ -234,7 +330,17 @@ impl Node {
             Wiring::Plugins(chain) => {
                 chain.delete(&self.netns, &pod.netns, &pod.ports, &pod.attachment)
             }
-            Wiring::Transparent(free) => {
+            Wiring::Transparent { free, conflist } => {
+                if !pod.ports.is_empty() {
+                    let result = &pod.attachment.result;
+                    Chain::new(conflist.clone())?.map_ports(
+                        &self.netns,
+                        &pod.netns,
+                        "DEL",
+                        &pod.ports,
+                        result,
+                    )?;
+                }
                 self.netns.ip([format!("link del {}", pod.veth())])?;
                 lock(free).insert(0, pod.address());
                 Ok(())
@@ -270,8 +376,23 @@ impl Node {
     /// Writes kube-proxy's chains for these services.
     pub(super) fn sync_services(&self, services: &[Service]) -> Result<()> {
         let mut chains = lock(&self.chains);
+        let mut written = lock(&self.written);
         for (at, family) in self.cluster.families().enumerate() {
             let locality = self.locality(family)?;
+            if self.software.proxy == Proxy::Nftables {
+                let no_family = "the family is the cluster's";
+                let ground = Ground {
+                    family,
+                    locality,
+                    services: self.cluster.services.of(family).context(no_family)?,
+                    node: self.plan.address.of(family).context(no_family)?,
+                };
+                let after = nftables::blocks(&ground, services);
+                let before = written[at].as_ref();
+                nftables::load(&self.netns, &nftables::transaction(&ground, before, &after))?;
+                written[at] = Some(after);
+                continue;
+            }
             self.restore(
                 family,
                 &proxy::sync(family, locality, services, &chains[at]),
@@ -283,9 +404,22 @@ impl Node {
 
     /// Writes these policy rules in place of those before.
     pub(super) fn sync_policies(&self, rules: &[PolicyRule]) -> Result<()> {
-        self.cluster
-            .families()
-            .try_for_each(|family| self.restore(family, &policy::render(family, rules)))
+        let npm = rules.iter().any(PolicyRule::is_npm);
+        if npm {
+            self.jump_to_npm()?;
+        }
+        for family in self.cluster.families() {
+            self.restore(family, &policy::render(family, rules))?;
+            if npm || !self.npm.load(Ordering::SeqCst) {
+                continue;
+            }
+            if self.software.engine == Engine::AzureNpm && Engine::AzureNpm.has(family) {
+                self.idle_engine(family)?;
+            } else {
+                self.restore(family, "*filter\n:AZURE-NPM - [0:0]\nCOMMIT\n")?;
+            }
+        }
+        Ok(())
     }
 
     fn locality(&self, family: Family) -> Result<Locality> {
@@ -308,7 +442,7 @@ impl Node {
     /// # Errors
     /// When iptables refuses it.
     pub fn restore(&self, family: Family, text: &str) -> Result<()> {
-        iptables::restore(&self.netns, self.backend, family, text)
+        iptables::restore(&self.netns, self.software.backend, family, text)
     }
 
     /// All rules with their counters.
@@ -316,7 +450,7 @@ impl Node {
     /// # Errors
     /// When they cannot be read.
     pub fn rules(&self, family: Family) -> Result<Vec<Rule>> {
-        iptables::rules(&self.netns, self.backend, family)
+        iptables::rules(&self.netns, self.software.backend, family)
     }
 
     /// The packets that rules with this comment have matched, over both families.

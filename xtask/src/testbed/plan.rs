@@ -148,6 +148,14 @@ pub struct Plan {
     pub outside: Addresses,
     /// The load balancer's frontend.
     pub load_balancer: Addresses,
+    /// The frontend of an internal load balancer, in the VNet.
+    pub internal_balancer: Addresses,
+    /// An instance of an Application Gateway, in a subnet of its own.
+    pub app_gateway: Addresses,
+    /// A private endpoint, in a subnet of its own.
+    pub private_endpoint: Addresses,
+    /// The API server of a private cluster.
+    pub api_server: Addresses,
 }
 
 /// Azure's platform address: DNS, wireserver, source of load balancer probes.
@@ -239,6 +247,23 @@ impl Plan {
                 v4: Ipv4Addr::new(198, 51, 100, 20),
                 v6: v6([0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 0x20]),
             },
+            internal_balancer: host(0, 100),
+            app_gateway: host(8, 4),
+            private_endpoint: host(9, 5),
+            api_server: host(0, 200),
+        }
+    }
+
+    /// The subnet that holds one of the plan's VNet hosts and no other of them.
+    #[must_use]
+    pub fn subnet_of(&self, host: Addresses) -> Ranges {
+        let [a, b, c, _] = host.v4.octets();
+        Ranges {
+            v4: net4(a, b, c, 24),
+            v6: host
+                .v6
+                .and_then(|ip| Ipv6Net::new(ip, 112).ok())
+                .map(|net| net.trunc()),
         }
     }
 

@@ -106,7 +106,7 @@ impl PolicyRule {
         &self.name
     }
 
-    fn is_npm(&self) -> bool {
+    pub(super) fn is_npm(&self) -> bool {
         matches!(self.verdict, Verdict::NpmIngress | Verdict::NpmEgress)
     }
 
@@ -138,16 +138,16 @@ impl PolicyRule {
 /// The chain of plain rules.
 pub const PLAIN_CHAIN: &str = "CLUSTER-POLICY";
 
-/// The jumps into both shapes' chains, written once; ahead of kube-proxy's.
+/// The jump into the plain rules' chain, written once; ahead of kube-proxy's.
 #[must_use]
 pub fn base() -> String {
-    format!(
-        "*filter\n:{PLAIN_CHAIN} - [0:0]\n:AZURE-NPM - [0:0]\n\
-         -A FORWARD -m conntrack --ctstate NEW -j AZURE-NPM\n\
-         -I FORWARD -j {PLAIN_CHAIN}\n\
-         COMMIT\n"
-    )
+    format!("*filter\n:{PLAIN_CHAIN} - [0:0]\n-I FORWARD -j {PLAIN_CHAIN}\nCOMMIT\n")
 }
+
+/// The jump into Azure NPM's chains, written once and behind kube-proxy's: where NPM is installed, or is about to
+/// be by its first rule.
+pub const NPM_JUMP: &str =
+    "*filter\n:AZURE-NPM - [0:0]\n-A FORWARD -m conntrack --ctstate NEW -j AZURE-NPM\nCOMMIT\n";
 
 /// All rules of a family. Counters of the rules' chains start anew; others keep theirs.
 #[must_use]
@@ -156,11 +156,7 @@ pub fn render(family: Family, rules: &[PolicyRule]) -> String {
         .iter()
         .filter(|rule| rule.applies_to(family))
         .collect();
-    let mut lines = vec![
-        "*filter".to_owned(),
-        format!(":{PLAIN_CHAIN} - [0:0]"),
-        ":AZURE-NPM - [0:0]".to_owned(),
-    ];
+    let mut lines = vec!["*filter".to_owned(), format!(":{PLAIN_CHAIN} - [0:0]")];
     for rule in rules.iter().filter(|rule| !rule.is_npm()) {
         let target = match (rule.verdict, family) {
             (Verdict::Reject, Family::V4) => "REJECT --reject-with icmp-port-unreachable",
@@ -174,7 +170,6 @@ pub fn render(family: Family, rules: &[PolicyRule]) -> String {
             rule.name
         ));
     }
-    // As with NPM itself, AZURE-NPM is empty while there is no policy.
     if rules.iter().any(|rule| rule.is_npm()) {
         npm(&rules, &mut lines);
     }
@@ -188,8 +183,13 @@ fn npm(rules: &[&PolicyRule], lines: &mut Vec<String>) {
         (Verdict::NpmEgress, "EGRESS", "0x800"),
     ];
     lines.extend(
-        ["AZURE-NPM-INGRESS", "AZURE-NPM-EGRESS", "AZURE-NPM-ACCEPT"]
-            .map(|chain| format!(":{chain} - [0:0]")),
+        [
+            "AZURE-NPM",
+            "AZURE-NPM-INGRESS",
+            "AZURE-NPM-EGRESS",
+            "AZURE-NPM-ACCEPT",
+        ]
+        .map(|chain| format!(":{chain} - [0:0]")),
     );
     for (verdict, direction, mark) in directions {
         for (at, rule) in rules

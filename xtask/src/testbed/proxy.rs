@@ -23,6 +23,24 @@ pub struct Locality {
     pub node: IpNet,
 }
 
+/// Which rules kube-proxy writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Proxy {
+    /// iptables: a list of services that every new connection walks.
+    #[default]
+    Iptables,
+    /// nftables: services in a map ([`super::nftables`]).
+    Nftables,
+}
+
+/// What kubelet itself writes in iptables, whichever mode kube-proxy is in.
+#[must_use]
+pub fn kubelet() -> String {
+    "*mangle\n:KUBE-IPTABLES-HINT - [0:0]\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n\
+     *filter\n:KUBE-FIREWALL - [0:0]\n-A INPUT -j KUBE-FIREWALL\n-A OUTPUT -j KUBE-FIREWALL\nCOMMIT\n"
+        .to_owned()
+}
+
 /// The jumps and fixed chains, written once. kubelet's hint chain is among them, as it tells which iptables
 /// backend is in use.
 #[must_use]
@@ -197,7 +215,7 @@ fn nat(locality: Locality, services: &[&Service], stale: &BTreeSet<String>) -> S
 }
 
 /// The endpoints of a service that are on the node.
-fn local(locality: Locality, service: &Service) -> Vec<Endpoint> {
+pub(super) fn local(locality: Locality, service: &Service) -> Vec<Endpoint> {
     service
         .endpoints
         .iter()

@@ -58,6 +58,7 @@ pub struct Service {
     pub(super) policy: TrafficPolicy,
     pub(super) source_ranges: Vec<IpNet>,
     pub(super) endpoints: Vec<Endpoint>,
+    pub(super) floating_ip: bool,
 }
 
 impl Service {
@@ -77,6 +78,7 @@ impl Service {
             policy: TrafficPolicy::Cluster,
             source_ranges: Vec::new(),
             endpoints: Vec::new(),
+            floating_ip: true,
         }
     }
 
@@ -147,6 +149,14 @@ impl Service {
     #[must_use]
     pub fn local(mut self) -> Self {
         self.policy = TrafficPolicy::Local;
+        self
+    }
+
+    /// With the annotation `azure-disable-load-balancer-floating-ip`: the load balancer, in the fabric, translates
+    /// its frontend to the node's address and node port, and the node sees nothing else.
+    #[must_use]
+    pub fn without_floating_ip(mut self) -> Self {
+        self.floating_ip = false;
         self
     }
 
