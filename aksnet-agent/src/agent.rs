@@ -4,7 +4,10 @@
 //! Everything that touches the kernel's BPF side or the accounts stands behind [`Parts`], so that the life
 //! itself is tested with fakes.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -15,9 +18,12 @@ use crate::{
     bpf::datapath::Datapath,
     config::{Config, Effective},
     exit::{Exit, Failure, OrExit},
-    node::{Node, Snapshot, roles, watch::Watch},
+    identify::object::Kind,
+    node::{Context, Node, Snapshot, found::Found, roles, watch::Watch},
     plan::Plan,
     socket::protocol::TopSource,
+    sources::Sources,
+    survey::{Survey, Surveyed},
 };
 
 /// Reads the maps and folds what they say into the accounts.
@@ -37,9 +43,15 @@ pub trait Sweeper: Send {
     /// Addresses mean something else from now on.
     fn set_plan(&mut self, plan: Arc<Plan>);
 
+    /// A survey of the node says this.
+    fn set_survey(&mut self, surveyed: &Surveyed);
+
     /// How full the tables are, for `/status`.
     fn tables(&self) -> Value;
 }
+
+/// How long the first sweep waits for names and for the first survey: what is counted meanwhile stays in the maps.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the life is wired to.
 pub struct Parts {
@@ -54,15 +66,21 @@ pub struct Parts {
 }
 
 /// Loads the programs and builds the accounts for this node.
-pub trait Load: FnOnce(&Config, &Node, &Arc<Board>) -> Result<Parts, Failure> {}
-impl<F: FnOnce(&Config, &Node, &Arc<Board>) -> Result<Parts, Failure>> Load for F {}
+pub trait Load: FnOnce(&Config, &Node, &Arc<Sources>) -> Result<Parts, Failure> {}
+impl<F: FnOnce(&Config, &Node, &Arc<Sources>) -> Result<Parts, Failure>> Load for F {}
 
 /// A living agent.
 pub struct Agent {
     config: Config,
     host_name: String,
     watch: Watch,
+    snapshot: Snapshot,
     node: Node,
+    sources: Arc<Sources>,
+    survey: Survey,
+    /// The latest survey, as far as the plan rests on it.
+    context: Context,
+    told_of_stranger: bool,
     attachments: Attachments,
     parts: Parts,
     board: Arc<Board>,
@@ -91,22 +109,35 @@ impl Agent {
         let host_name = nix::unistd::gethostname()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
-        let node = Node::describe(&snapshot, &config, &host_name);
+        let context = Context::default();
+        let node = Node::describe(&snapshot, &config, &host_name, &context);
         log_found(&node);
-        let parts = load(&config, &node, &board)?;
+        let node_name = if config.node_name.is_empty() {
+            &host_name
+        } else {
+            &config.node_name
+        };
+        let sources = Arc::new(Sources::start(&config, node_name).await?);
+        let survey = Survey::start(&config, &snapshot, sources.names.clone());
+        let parts = load(&config, &node, &sources)?;
         let mut agent = Self {
             _bpf_stats: bpf_stats(&config),
             config,
             host_name,
             watch,
+            snapshot,
             node,
+            sources,
+            survey,
+            context,
+            told_of_stranger: false,
             attachments: Attachments::default(),
             parts,
             board,
             sweep_failing: false,
         };
         agent.parts.sweeper.set_plan(agent.node.plan.clone());
-        agent.attach(&snapshot);
+        agent.attach();
         for program in agent.parts.datapath.programs() {
             if program.up {
                 tracing::info!("program {}", program.summary());
@@ -114,6 +145,7 @@ impl Agent {
                 tracing::warn!("program {}", program.summary());
             }
         }
+        agent.wait_for_sources().await;
         agent.sweep();
         Ok(agent)
     }
@@ -151,8 +183,9 @@ impl Agent {
                     let Some(snapshot) = snapshot else {
                         return Err(Failure::new(Exit::Os, "following this node's interfaces has ended"));
                     };
-                    self.follow(&snapshot);
+                    self.follow(snapshot);
                 }
+                surveyed = self.survey.next() => self.learn(&surveyed),
                 () = tokio::time::sleep_until(retry_at), if retry.is_some() => {
                     self.attachments.retry(self.parts.datapath.as_mut(), Instant::now());
                     self.post_node();
@@ -174,20 +207,71 @@ impl Agent {
         tracing::info!("detached, and swept a last time");
     }
 
-    fn follow(&mut self, snapshot: &Snapshot) {
-        let node = Node::describe(snapshot, &self.config, &self.host_name);
+    /// Flows that are judged before names are known would be counted without. What cannot be had in time is not
+    /// waited for.
+    async fn wait_for_sources(&mut self) {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        if let Ok(surveyed) = tokio::time::timeout_at(until, self.survey.next()).await {
+            self.learn(&surveyed);
+        }
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        if !self.sources.settle(left).await && self.sources.asks_kubernetes() {
+            tracing::warn!(
+                "Kubernetes has not told everything within {PATIENCE:?}: going on, with names as they come"
+            );
+        }
+        self.meet_stranger();
+    }
+
+    /// Says once that Kubernetes does not know this node, as no pod of it is named then.
+    fn meet_stranger(&mut self) {
+        let index = self.sources.names.read();
+        let known = index.this_node().is_some() || !index.synced(Kind::Node);
+        if !known && !self.told_of_stranger {
+            self.told_of_stranger = true;
+            tracing::warn!(
+                "Kubernetes has no node '{}': this node's pods have no names; set --node-name to its name there",
+                self.sources.node_name
+            );
+        }
+    }
+
+    fn follow(&mut self, snapshot: Snapshot) {
+        self.sources.hint();
+        self.survey.look(&snapshot);
+        self.snapshot = snapshot;
+        self.describe();
+    }
+
+    /// A survey has news.
+    fn learn(&mut self, surveyed: &Surveyed) {
+        if self.context.found.as_ref().map(Found::line) != Some(surveyed.found.line()) {
+            tracing::info!("{}", surveyed.found.line());
+        }
+        self.context = surveyed.context();
+        self.parts.sweeper.set_survey(surveyed);
+        self.board.post_survey(surveyed.to_json());
+        self.meet_stranger();
+        // The deletions that the snapshot told of are done.
+        self.snapshot.deleted.clear();
+        self.describe();
+    }
+
+    /// Draws the conclusions anew.
+    fn describe(&mut self) {
+        let node = Node::describe(&self.snapshot, &self.config, &self.host_name, &self.context);
         if node.plan.id() != self.node.plan.id() {
             self.parts.sweeper.set_plan(node.plan.clone());
         }
         self.node = node;
-        self.attach(snapshot);
+        self.attach();
     }
 
-    fn attach(&mut self, snapshot: &Snapshot) {
+    fn attach(&mut self) {
         self.attachments.reconcile(
             self.parts.datapath.as_mut(),
             self.node.interfaces(),
-            &snapshot.deleted,
+            &self.snapshot.deleted,
             Instant::now(),
         );
         self.post_node();
@@ -203,6 +287,7 @@ impl Agent {
         // So that the metrics have the programs' own account of this moment.
         self.board.post_programs(self.parts.datapath.programs());
         let swept = self.parts.sweeper.sweep(Instant::now());
+        self.board.post_sources(self.sources.to_json());
         let failing = swept.is_err();
         let outcome = match swept {
             Ok(()) => Ok(self.parts.sweeper.tables()),

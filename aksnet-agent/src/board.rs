@@ -34,6 +34,8 @@ struct Posted {
     programs: Vec<ProgramStatus>,
     interfaces: Value,
     plan: Value,
+    survey: Value,
+    sources: Value,
     tables: Value,
     sweeps: u64,
     sweep_error: Option<String>,
@@ -62,6 +64,8 @@ impl Board {
                 programs: Vec::new(),
                 interfaces: Value::Null,
                 plan: Value::Null,
+                survey: Value::Null,
+                sources: Value::Null,
                 tables: Value::Null,
                 sweeps: 0,
                 sweep_error: None,
@@ -82,6 +86,16 @@ impl Board {
         posted.interfaces = interfaces;
         posted.plan = plan;
         posted.programs = programs;
+    }
+
+    /// Posts what a survey of the node says.
+    pub fn post_survey(&self, survey: Value) {
+        self.posted().survey = survey;
+    }
+
+    /// Posts how the sources of names and translations are doing.
+    pub fn post_sources(&self, sources: Value) {
+        self.posted().sources = sources;
     }
 
     /// Posts how the programs are doing.
@@ -162,6 +176,8 @@ impl Board {
             "tables": posted.tables,
             "sweeps": posted.sweeps,
             "sweep_error": posted.sweep_error,
+            "node": posted.survey,
+            "sources": posted.sources,
             "plan": posted.plan,
             "config": self.config,
         })
@@ -218,7 +234,12 @@ mod tests {
     fn status_tells_programs_interfaces_plan_and_config() {
         let effective = merge::merge(vec![]).unwrap();
         let board = Board::new(&effective);
-        let node = Node::describe(&node::tests::kubenet(), &Config::default(), "aks-1");
+        let node = Node::describe(
+            &node::tests::kubenet(),
+            &Config::default(),
+            "aks-1",
+            &node::Context::default(),
+        );
         let mut fake = Fake::default();
         fake.answer("veth99887766", AttachError::Rejected("no room".into()));
         let mut attachments = Attachments::default();

@@ -46,6 +46,11 @@ pub mod admin;
 
 pub mod socket;
 
+// What feeds 2 and 4 besides the kernel: started, held, and asked again.
+pub mod sources;
+
+pub mod survey;
+
 // All of it, wired: the life from start to end.
 pub mod agent;
 

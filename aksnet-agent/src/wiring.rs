@@ -1,15 +1,15 @@
 //! Joins the kernel side and the accounts to the agent's life.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use aksnet_common::flow::Addr;
 use serde_json::{Value, json};
 
 use crate::{
     agent::{Parts, Sweeper},
-    board::Board,
     bpf::{
         self, LoadOptions, MapSource,
         attach_error::AttachError,
@@ -23,11 +23,13 @@ use crate::{
     commands::top::json_lines,
     config::{BpfLog, Config},
     exit::{Exit, Failure, OrExit},
-    identify::index::Index,
+    identify::shared,
     metrics::{Metrics, ProgramRuns},
     node::{Node, interface::Interface},
     plan::Plan,
     socket::protocol::{TopQuery, TopReader, TopSource},
+    sources::Sources,
+    survey::Surveyed,
     top,
 };
 
@@ -35,7 +37,7 @@ use crate::{
 ///
 /// # Errors
 /// When the kernel refuses the programs or maps.
-pub fn load(config: &Config, node: &Node, _board: &Arc<Board>) -> Result<Parts, Failure> {
+pub fn load(config: &Config, node: &Node, sources: &Arc<Sources>) -> Result<Parts, Failure> {
     let mut loaded = bpf::load(&options(config)).or_exit(Exit::Software)?;
     loaded.attacher.attach_drops();
     if config.bpf_log != BpfLog::Off {
@@ -52,7 +54,8 @@ pub fn load(config: &Config, node: &Node, _board: &Arc<Board>) -> Result<Parts, 
         names: drop_names(&loaded.kernel),
         source: loaded.source,
         plan: node.plan.clone(),
-        index: Arc::new(RwLock::new(Index::new(&config.node_name))),
+        sources: sources.clone(),
+        slow: None,
         report: SweepReport::default(),
     })));
     bpf::loader::give_back_memory();
@@ -126,7 +129,9 @@ struct Inner {
     source: MapSource,
     names: DropNames,
     plan: Arc<Plan>,
-    index: Arc<RwLock<Index>>,
+    sources: Arc<Sources>,
+    /// When what changes slowly was last looked at.
+    slow: Option<Instant>,
     report: SweepReport,
 }
 
@@ -137,8 +142,37 @@ impl Accounts {
     }
 }
 
+/// Between two looks at what changes slowly and takes longer: ports in use, objects known.
+const SLOW: Duration = Duration::from_secs(5);
+
 impl Inner {
+    /// Shows what the sources say by themselves, every few seconds.
+    fn look_around(&mut self, last: bool) {
+        let due = self.slow.is_none_or(|at| at.elapsed() >= SLOW);
+        if !due && !last {
+            return;
+        }
+        self.slow = Some(Instant::now());
+        let (metrics, sources) = (self.collector.metrics(), &self.sources);
+        let now = shared::now();
+        sources.names.write().expire(now);
+        sources.count_nodes();
+        sources.names.show(metrics);
+        metrics.set_conntrack(sources.conntrack.snapshot());
+        let clients: Vec<(Addr, u64)> = sources
+            .conntrack
+            .with_table(|table| table.snat_connections().collect());
+        let index = sources.names.read();
+        let whois = Whois {
+            plan: &self.plan,
+            index: &index,
+            translations: None,
+        };
+        metrics.count_snat_connections(&whois, now, clients);
+    }
+
     fn sweep(&mut self, last: bool) -> anyhow::Result<()> {
+        self.look_around(last);
         let started = Instant::now();
         let now = now();
         let Self {
@@ -146,14 +180,14 @@ impl Inner {
             source,
             names,
             plan,
-            index,
+            sources,
             ..
         } = self;
-        let index = index.read().unwrap_or_else(PoisonError::into_inner);
+        let index = sources.names.read();
         let whois = Whois {
             plan,
             index: &index,
-            translations: None,
+            translations: Some(sources.conntrack.as_ref()),
         };
         let report = if last {
             collector.finish(source, now, whois, names)
@@ -161,6 +195,7 @@ impl Inner {
             collector.sweep(source, now, whois, names)
         };
         collector.metrics().observe_sweep(started.elapsed());
+        drop(index);
         // The next sweep reads what is left in the cells that this one closed: by then no program may still be
         // adding to them, however long its CPU was taken away from this machine.
         if report.closed > 0 && !last {
@@ -200,6 +235,13 @@ impl Sweeper for Accounts {
         self.lock().plan = plan;
     }
 
+    fn set_survey(&mut self, surveyed: &Surveyed) {
+        let inner = self.lock();
+        let metrics = inner.collector.metrics();
+        metrics.set_node(&inner.sources.node_name, &surveyed.found);
+        metrics.set_pod_ips(&surveyed.pod_ips.accounts);
+    }
+
     fn tables(&self) -> Value {
         let inner = self.lock();
         json!({
@@ -235,11 +277,11 @@ impl TopReader for Accounts {
             limit: query.limit,
             sort,
         };
-        let index = inner.index.read().unwrap_or_else(PoisonError::into_inner);
+        let index = inner.sources.names.read();
         let whois = Whois {
             plan: &inner.plan,
             index: &index,
-            translations: None,
+            translations: Some(inner.sources.conntrack.as_ref()),
         };
         top::rows(&inner.collector, &inner.source, &whois, &inner.names, query)
             .iter()

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use aksnet_common::{flow::Addr, passage::Tuple};
 
 use crate::{
-    conntrack::Table,
+    conntrack::{Follower, Table},
     identify::{
         index::{Holder, Index, What},
         object::Moment,
@@ -58,15 +58,33 @@ impl Peer {
     }
 }
 
+/// Knows what a process of the node dialled, where the node translated that before the packets reached an interface.
+pub trait Translations {
+    /// The tuple before, for the tuple with which the packets leave.
+    fn dialled(&self, protocol: u8, leaving: &Tuple) -> Option<Tuple>;
+}
+
+impl Translations for Table {
+    fn dialled(&self, protocol: u8, leaving: &Tuple) -> Option<Tuple> {
+        self.dialled(protocol, leaving)
+    }
+}
+
+impl Translations for Follower {
+    fn dialled(&self, protocol: u8, leaving: &Tuple) -> Option<Tuple> {
+        self.dialled(protocol, leaving)
+    }
+}
+
 /// Answers who is at an address. A *view*: cheap to make for one sweep.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Whois<'a> {
     /// Ranges, interfaces, and what the configuration says.
     pub plan: &'a Plan,
     /// Kubernetes' objects, or the container runtime's.
     pub index: &'a Index,
-    /// The node's translations, where they are followed.
-    pub translations: Option<&'a Table>,
+    /// The node's own translations, where they can be asked for.
+    pub translations: Option<&'a dyn Translations>,
 }
 
 /// The index of whom nobody told anything.

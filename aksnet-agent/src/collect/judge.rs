@@ -17,10 +17,10 @@ use super::{
     sweep::{Collector, NONE, Sweep},
 };
 use crate::{
-    classify::{FlowFacts, Peer, Verdict, Whois, classify},
+    classify::{FlowFacts, Verdict, Whois, classify},
     metrics::{
         Families,
-        labels::{FlowLabels, Party, Symbol},
+        labels::{FlowLabels, Symbol, party},
     },
 };
 
@@ -154,18 +154,10 @@ pub(super) fn labels(
         scope: verdict.scope,
         protocol: half.hot.key.protocol,
         family: half.hot.key.family,
-        src: party(families, whois, src),
-        dst: party(families, whois, dst),
+        src: party(&mut families.symbols, whois, src),
+        dst: party(&mut families.symbols, whois, dst),
         src_pod,
         dst_pod,
-    }
-}
-
-/// A peer as labels name it.
-pub(super) fn party(families: &mut Families, whois: &Whois, peer: &Peer) -> Party {
-    Party {
-        namespace: families.symbols.intern(whois.namespace(peer)),
-        workload: families.symbols.intern(whois.workload(peer)),
     }
 }
 

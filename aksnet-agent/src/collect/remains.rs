@@ -14,13 +14,16 @@ use super::{
     cause::{Direction, cause_to},
     delta::HEARD,
     join::{self, Side},
-    judge::{Half, facts, labels, party},
+    judge::{Half, facts, labels},
     source::Source,
     sweep::{Collector, Sweep},
 };
 use crate::{
     classify::{Peer, Whois, classify},
-    metrics::{DropLabels, FlowCounts, labels::FlowLabels},
+    metrics::{
+        DropLabels, FlowCounts,
+        labels::{FlowLabels, party},
+    },
     plan::Place,
 };
 
@@ -226,8 +229,8 @@ impl Collector {
             cause: cause_to(&reason, symbol, dst.place(), drop.key.dst_port),
             reason: sweep.families.symbols.intern(&reason),
             direction: Direction::between(src.place(), dst.place()),
-            src: party(sweep.families, whois, &src),
-            dst: party(sweep.families, whois, &dst),
+            src: party(&mut sweep.families.symbols, whois, &src),
+            dst: party(&mut sweep.families.symbols, whois, &dst),
         }
     }
 

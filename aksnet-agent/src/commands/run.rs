@@ -120,6 +120,7 @@ pub(crate) mod tests {
         node::{netlink::Netlink, tests::netns},
         plan::Plan,
         socket::protocol::{TopQuery, TopReader, TopSource},
+        survey::Surveyed,
     };
 
     #[derive(Clone, Default)]
@@ -139,6 +140,7 @@ pub(crate) mod tests {
         fn set_plan(&mut self, plan: Arc<Plan>) {
             self.plans.lock().unwrap().push(plan.id());
         }
+        fn set_survey(&mut self, _surveyed: &Surveyed) {}
         fn tables(&self) -> Value {
             json!({})
         }
@@ -170,7 +172,10 @@ pub(crate) mod tests {
 
     pub(crate) fn effective(dir: &std::path::Path) -> Effective {
         let socket = dir.join("agent.sock");
-        let text = format!("listen='127.0.0.1:9435'\ninterval='100ms'\nsocket={socket:?}");
+        let text = format!(
+            "listen='127.0.0.1:9435'\ninterval='100ms'\nsocket={socket:?}\n\
+             kubernetes='off'\ncri_socket='off'\nconntrack='off'"
+        );
         merge(vec![file::read("test", &text).unwrap()]).unwrap()
     }
 

@@ -7,7 +7,7 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use aksnet_common::{packet, passage::NatKind};
 
-use crate::classify::{Class, Scope};
+use crate::classify::{Class, Peer, Scope, Whois};
 
 /// The value of an identity label in a series that stands for many.
 pub const OTHER: &str = "other";
@@ -81,6 +81,14 @@ impl Party {
         namespace: Symbol::OTHER,
         workload: Symbol::OTHER,
     };
+}
+
+/// A peer as labels name it.
+pub fn party(symbols: &mut Symbols, whois: &Whois, peer: &Peer) -> Party {
+    Party {
+        namespace: symbols.intern(whois.namespace(peer)),
+        workload: symbols.intern(whois.workload(peer)),
+    }
 }
 
 /// A set of label values that identifies a series.

@@ -28,7 +28,7 @@ mod identity;
 mod describe;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -40,8 +40,12 @@ use prometheus::{
     proto::MetricFamily,
 };
 
+use aksnet_common::flow::Addr;
+
 use crate::{
+    classify::Whois,
     conntrack::Snapshot,
+    identify::object::Moment,
     node::{found::Found, pod_ips::PodIps},
 };
 
@@ -169,6 +173,23 @@ impl Metrics {
     /// Live source-translated connections by workload; replaces what was set before.
     pub fn set_snat_connections(&self, connections: impl Iterator<Item = (labels::Party, u64)>) {
         self.lock().conntrack.set_connections(connections);
+    }
+
+    /// The same from the clients' addresses, named as of `now`.
+    pub fn count_snat_connections(
+        &self,
+        whois: &Whois,
+        now: Moment,
+        clients: impl IntoIterator<Item = (Addr, u64)>,
+    ) {
+        let mut families = self.lock();
+        let mut by_party: BTreeMap<labels::Party, u64> = BTreeMap::new();
+        for (address, connections) in clients {
+            let client = whois.peer(address, 0, now);
+            let party = labels::party(&mut families.symbols, whois, &client);
+            *by_party.entry(party).or_default() += connections;
+        }
+        families.conntrack.set_connections(by_party.into_iter());
     }
 
     /// How many objects of a kind are known to the identity index.

@@ -39,7 +39,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{config::Config, plan::Plan};
 
+use ipnet::IpNet;
+
 use address::Address;
+use found::Found;
 use interface::Interface;
 use knowledge::Fact;
 use link::Link;
@@ -68,6 +71,17 @@ impl Snapshot {
     }
 }
 
+/// What is known beside the kernel's word: by surveys and by Kubernetes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    /// What the node was found to be.
+    pub found: Option<Found>,
+    /// Where the cluster's pods live (`spec.podCIDRs` of all nodes).
+    pub pod_cidrs: Vec<IpNet>,
+    /// Where this node's pods live (`spec.podCIDRs` of this node).
+    pub own_pod_cidrs: Vec<IpNet>,
+}
+
 /// What follows from a snapshot and the config.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -84,15 +98,21 @@ pub struct Node {
 impl Node {
     /// Concludes. `host_name` is this node's name where the config gives none.
     #[must_use]
-    pub fn describe(snapshot: &Snapshot, config: &Config, host_name: &str) -> Self {
+    pub fn describe(
+        snapshot: &Snapshot,
+        config: &Config,
+        host_name: &str,
+        context: &Context,
+    ) -> Self {
         let roles = roles::assign(snapshot, config);
-        let facts = knowledge::gather(snapshot, &roles.watched, config);
+        let facts = knowledge::gather(snapshot, &roles.watched, config, context);
         let name = if config.node_name.is_empty() {
             host_name
         } else {
             &config.node_name
         };
-        let plan = Arc::new(knowledge::plan(&facts, &roles.watched, name));
+        let found = context.found.as_ref();
+        let plan = Arc::new(knowledge::plan(&facts, &roles.watched, name, found));
         Self {
             watched: roles.watched,
             passed_over: roles.passed_over,
@@ -301,7 +321,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_node_is_described_from_one_snapshot() {
-        let node = Node::describe(&kubenet(), &Config::default(), "aks-1");
+        let node = Node::describe(&kubenet(), &Config::default(), "aks-1", &Context::default());
         let names: Vec<&str> = node.interfaces().map(|i| i.name.as_str()).collect();
         assert_eq!(names, ["eth0", "veth1a2b3c4d", "veth99887766"]);
         let own = node

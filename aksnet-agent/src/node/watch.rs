@@ -270,10 +270,15 @@ mod tests {
     }
 
     fn watched(snapshot: &Snapshot) -> Vec<String> {
-        Node::describe(snapshot, &Config::default(), "n")
-            .interfaces()
-            .map(|i| i.name.clone())
-            .collect()
+        Node::describe(
+            snapshot,
+            &Config::default(),
+            "n",
+            &crate::node::Context::default(),
+        )
+        .interfaces()
+        .map(|i| i.name.clone())
+        .collect()
     }
 
     #[test]
@@ -349,7 +354,12 @@ mod tests {
                 .build();
             handle.route().add(route).execute().await.unwrap();
             let now = until(&mut watch, |s| watched(s) == ["eth0"]).await;
-            let node = Node::describe(&now, &Config::default(), "n");
+            let node = Node::describe(
+                &now,
+                &Config::default(),
+                "n",
+                &crate::node::Context::default(),
+            );
             let facts: Vec<String> = node
                 .facts
                 .iter()

@@ -10,14 +10,15 @@ use aksnet_common::stats::Role;
 use ipnet::IpNet;
 
 use super::{
-    Snapshot,
+    Context, Snapshot,
     address::is_link_local,
+    found::Found,
     roles::Watched,
     route::{Route, RouteKind},
 };
 use crate::{
     config::Config,
-    plan::{self, Plan},
+    plan::{self, Plan, SourceNat},
 };
 
 /// Devices through which other nodes' pods are reached in a tunnel (flannel, Calico).
@@ -90,7 +91,12 @@ pub struct Fact {
 
 /// Gathers what the config says, and what addresses and routes tell where it says nothing.
 #[must_use]
-pub fn gather(snapshot: &Snapshot, watched: &[Watched], config: &Config) -> Vec<Fact> {
+pub fn gather(
+    snapshot: &Snapshot,
+    watched: &[Watched],
+    config: &Config,
+    context: &Context,
+) -> Vec<Fact> {
     let mut facts = configured(config);
     let view = View {
         snapshot,
@@ -107,7 +113,10 @@ pub fn gather(snapshot: &Snapshot, watched: &[Watched], config: &Config) -> Vec<
     if config.pod_cidr.is_empty() {
         facts.extend(local_block(&local, &remote));
         facts.extend(remote.into_iter().map(|(fact, _)| fact));
+        facts.extend(by_kubernetes(context));
+        facts.extend(spared(context, &facts, &view));
     }
+    facts.extend(dns_caches(context));
     if config.vnet_cidr.is_empty() {
         facts.extend(view.uplink_subnets());
     }
@@ -121,8 +130,12 @@ pub fn gather(snapshot: &Snapshot, watched: &[Watched], config: &Config) -> Vec<
 
 /// The plan that the facts make.
 #[must_use]
-pub fn plan(facts: &[Fact], watched: &[Watched], node_name: &str) -> Plan {
-    let mut plan = Plan::builder().node_name(node_name);
+pub fn plan(facts: &[Fact], watched: &[Watched], node_name: &str, found: Option<&Found>) -> Plan {
+    let zone = found.and_then(|found| found.zone.value.as_deref());
+    let mut plan = Plan::builder()
+        .node_name(node_name)
+        .zone(zone.unwrap_or_default())
+        .source_nat(found.map_or(SourceNat::NotExpected, source_nat));
     for fact in facts {
         let net = fact.net;
         plan = match &fact.what {
@@ -144,6 +157,67 @@ pub fn plan(facts: &[Fact], watched: &[Watched], node_name: &str) -> Plan {
         plan = plan.interface(w.interface.index, w.interface.role, &w.interface.name);
     }
     plan.build()
+}
+
+/// What of the pods' egress the node is expected to source-NAT; see [`SourceNat`].
+fn source_nat(found: &Found) -> SourceNat {
+    match found.cni.value {
+        Some("kubenet" | "azure_overlay" | "kindnet" | "flannel") => SourceNat::Everything,
+        Some("azure_node_subnet") => SourceNat::Internet,
+        _ => SourceNat::NotExpected,
+    }
+}
+
+fn by_kubernetes(context: &Context) -> impl Iterator<Item = Fact> {
+    let pods = context.pod_cidrs.iter();
+    let pods = pods.map(|net| fact(What::Pods, *net, "spec.podCIDRs of the nodes"));
+    let own = context.own_pod_cidrs.iter();
+    pods.chain(own.map(|net| fact(What::LocalPods, *net, "spec.podCIDRs of this node")))
+}
+
+/// A range that the masquerade agent spares and that holds this node's pods is where the cluster's pods live, unless
+/// it is so wide that it holds the node's own network, too (`RETURN 10.0.0.0/8`).
+fn spared(context: &Context, facts: &[Fact], view: &View) -> Vec<Fact> {
+    let masquerade = context
+        .found
+        .as_ref()
+        .and_then(|found| found.masquerade.value.as_ref());
+    let Some(Some(masquerade)) = masquerade else {
+        return Vec::new();
+    };
+    let local = |net: &IpNet| {
+        let own = |fact: &&Fact| matches!(fact.what, What::LocalPod(_) | What::LocalPods);
+        facts.iter().filter(own).any(|fact| net.contains(&fact.net))
+    };
+    let uplinks: Vec<IpNet> = view
+        .uplink_subnets()
+        .into_iter()
+        .map(|fact| fact.net)
+        .collect();
+    let wide = |net: &IpNet| uplinks.iter().any(|uplink| net.contains(uplink));
+    let ranges = masquerade
+        .spared
+        .iter()
+        .filter(|net| local(net) && !wide(net));
+    ranges
+        .map(|net| {
+            let source = format!(
+                "not masqueraded by {}, and holds this node's pods",
+                masquerade.agent
+            );
+            fact(What::Pods, *net, source)
+        })
+        .collect()
+}
+
+/// Where the node's DNS cache was found to listen.
+fn dns_caches(context: &Context) -> Vec<Fact> {
+    let found = context.found.as_ref();
+    let addresses = found.and_then(|found| found.local_dns.value.as_deref());
+    let addresses = addresses.unwrap_or_default().iter();
+    addresses
+        .map(|address| fact(What::LocalDns, *address, "found to be a DNS cache"))
+        .collect()
 }
 
 fn configured(config: &Config) -> Vec<Fact> {

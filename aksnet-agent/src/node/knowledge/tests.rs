@@ -10,7 +10,12 @@ use crate::{
 };
 
 fn facts(snapshot: &Snapshot, config: &Config) -> Vec<Fact> {
-    gather(snapshot, &roles::assign(snapshot, config).watched, config)
+    gather(
+        snapshot,
+        &roles::assign(snapshot, config).watched,
+        config,
+        &Context::default(),
+    )
 }
 
 fn nets(facts: &[Fact], what: &What) -> Vec<String> {
@@ -23,8 +28,8 @@ fn nets(facts: &[Fact], what: &What) -> Vec<String> {
 
 fn place(snapshot: &Snapshot, config: &Config, ip: &str) -> Place {
     let watched = roles::assign(snapshot, config).watched;
-    let facts = gather(snapshot, &watched, config);
-    super::plan(&facts, &watched, "node").place(ip.parse::<IpAddr>().unwrap().into())
+    let facts = gather(snapshot, &watched, config, &Context::default());
+    super::plan(&facts, &watched, "node", None).place(ip.parse::<IpAddr>().unwrap().into())
 }
 
 #[test]

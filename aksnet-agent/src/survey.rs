@@ -1,0 +1,223 @@
+//! The *survey*: looks at the node again and again (its CNI, rules, pod addresses, zone), away from the agent's life,
+//! as that takes files, netlink dumps and an answer over HTTP.
+//!
+//! It is done at once when interfaces or the cluster's services and nodes change, but not twice in two seconds, and
+//! every minute in any case: rules change without a trace.
+
+use std::{sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    config::Config,
+    identify::{index::Index, shared::Shared},
+    node::{
+        Context, Snapshot,
+        found::{self, Found, Labels, Settings},
+        metadata::{self, Compute},
+        pod_ips::{self, Accounts, Kubernetes},
+    },
+};
+
+/// Between two surveys when something changes all the time.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Between two surveys when nothing does.
+const EVERY: Duration = Duration::from_mins(1);
+/// How often Kubernetes' objects are checked for news.
+const CHECK: Duration = Duration::from_secs(1);
+/// Between two questions to a metadata service that did not answer.
+const ASK_AGAIN: Duration = Duration::from_mins(10);
+
+/// What one survey says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Surveyed {
+    /// What the node is.
+    pub found: Found,
+    /// How many pod addresses it has handed out.
+    pub pod_ips: Accounts,
+    /// Where the cluster's pods live, by the nodes' `spec.podCIDRs`, joined where they are neighbours.
+    pub pod_cidrs: Vec<IpNet>,
+    /// The same of this node alone.
+    pub own_pod_cidrs: Vec<IpNet>,
+    /// Why the metadata service told nothing, if it did not.
+    pub metadata: Option<String>,
+}
+
+impl Surveyed {
+    /// What of it the address plan rests on.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        Context {
+            found: Some(self.found.clone()),
+            pod_cidrs: self.pod_cidrs.clone(),
+            own_pod_cidrs: self.own_pod_cidrs.clone(),
+        }
+    }
+
+    /// For `/status`.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({
+            "found": self.found.to_json(),
+            "pod_ips": self.pod_ips.to_json(),
+            "metadata_service": self.metadata,
+        })
+    }
+}
+
+/// A running survey; ends when it is dropped.
+pub struct Survey {
+    task: JoinHandle<()>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    results: watch::Receiver<Option<Arc<Surveyed>>>,
+}
+
+impl Drop for Survey {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Survey {
+    /// Starts. Must be called within a tokio runtime whose threads are in the node's network namespace.
+    #[must_use]
+    pub fn start(config: &Config, snapshot: &Snapshot, names: Arc<Shared>) -> Self {
+        let (snapshots, mut changes) = watch::channel(Arc::new(snapshot.clone()));
+        let (sender, results) = watch::channel(None);
+        let config = config.clone();
+        let task = tokio::spawn(async move {
+            let mut metadata = Metadata::default();
+            loop {
+                let began = Instant::now();
+                let snapshot = changes.borrow_and_update().clone();
+                let seen = names.read().generation();
+                let surveyed = survey(&config, &snapshot, &names, &mut metadata).await;
+                sender.send_if_modified(|last: &mut Option<Arc<Surveyed>>| {
+                    let news = last.as_deref() != Some(&surveyed);
+                    if news {
+                        *last = Some(Arc::new(surveyed));
+                    }
+                    news
+                });
+                sleep_until(began + PAUSE).await;
+                let due = sleep_until(began + EVERY);
+                tokio::pin!(due);
+                loop {
+                    tokio::select! {
+                        changed = changes.changed() => {
+                            if changed.is_err() {
+                                return;
+                            }
+                            break;
+                        }
+                        () = &mut due => break,
+                        () = tokio::time::sleep(CHECK) => {
+                            if names.read().generation() != seen {
+                                break;
+                            }
+                        }
+                    }
+                }
+            }
+        });
+        Self {
+            task,
+            snapshots,
+            results,
+        }
+    }
+
+    /// The node's interfaces, addresses or routes are these now.
+    pub fn look(&self, snapshot: &Snapshot) {
+        self.snapshots.send_replace(Arc::new(snapshot.clone()));
+    }
+
+    /// The next result that differs from the one before.
+    pub async fn next(&mut self) -> Arc<Surveyed> {
+        loop {
+            if self.results.changed().await.is_err() {
+                // The task has ended, which it does only with its runtime.
+                std::future::pending::<()>().await;
+            }
+            if let Some(surveyed) = self.results.borrow_and_update().clone() {
+                return surveyed;
+            }
+        }
+    }
+}
+
+/// The metadata service's answer, asked for until there is one: a machine does not change its zone.
+#[derive(Default)]
+struct Metadata {
+    compute: Option<Compute>,
+    refused: Option<(Instant, String)>,
+}
+
+impl Metadata {
+    async fn ask(&mut self, config: &Config) {
+        let waits = |(at, _): &(Instant, String)| at.elapsed() < ASK_AGAIN;
+        if self.compute.is_some() || self.refused.as_ref().is_some_and(waits) {
+            return;
+        }
+        match metadata::ask(config.imds, std::path::Path::new(metadata::ASSET_TAG)).await {
+            Ok(compute) => (self.compute, self.refused) = (Some(compute), None),
+            Err(why) => self.refused = Some((Instant::now(), why)),
+        }
+    }
+}
+
+async fn survey(
+    config: &Config,
+    snapshot: &Arc<Snapshot>,
+    names: &Shared,
+    metadata: &mut Metadata,
+) -> Surveyed {
+    metadata.ask(config).await;
+    let (labels, kubernetes, pod_cidrs) = of_kubernetes(&names.read());
+    let settings = Settings::new(config, metadata.compute.clone());
+    let looked = {
+        let snapshot = snapshot.clone();
+        tokio::task::spawn_blocking(move || found::detect(&settings, &snapshot, labels.as_ref()))
+    };
+    let Ok(found) = looked.await else {
+        // It panicked, which is on record, or the agent ends.
+        return std::future::pending().await;
+    };
+    Surveyed {
+        found,
+        pod_ips: pod_ips::read(config, snapshot, kubernetes.as_ref()).await,
+        pod_cidrs,
+        own_pod_cidrs: kubernetes.map_or_else(Vec::new, |known| known.pod_cidrs),
+        metadata: metadata.refused.as_ref().map(|(_, why)| why.clone()),
+    }
+}
+
+/// What Kubernetes says of this node, and where the cluster's pods live.
+fn of_kubernetes(index: &Index) -> (Option<Labels>, Option<Kubernetes>, Vec<IpNet>) {
+    let all: Vec<IpNet> = index
+        .nodes()
+        .flat_map(|node| node.pod_cidrs.iter().copied())
+        .collect();
+    let pod_cidrs = IpNet::aggregate(&all);
+    let Some(node) = index.this_node() else {
+        return (None, None, pod_cidrs);
+    };
+    let labels = node.labels.iter();
+    let labels = labels.map(|(key, value)| (key.to_string(), value.to_string()));
+    let pods = index
+        .pods_on_node()
+        .filter(|pod| !pod.host_network && !pod.finished && !pod.addresses.is_empty())
+        .count();
+    let kubernetes = Kubernetes {
+        pod_cidrs: node.pod_cidrs.clone(),
+        pods: pods as u64,
+        sandboxes: None,
+    };
+    (Some(labels.collect()), Some(kubernetes), pod_cidrs)
+}
