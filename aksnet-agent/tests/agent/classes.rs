@@ -8,30 +8,15 @@ use nix::sys::signal::Signal;
 use xtask::testbed::{
     Builder, Family, Flavour, Hairpin, Proxy, Scene, Seen, Stage, Testbed,
     plan::{Addresses, Ranges},
-    scene::Needs,
 };
 
 use crate::{
-    life::{Agent, BINARY, Home, eventually, turn},
+    life::{Agent, Home, eventually, turn},
     scrape::Scrape,
 };
 
 /// Connections of each row.
 const CONNECTIONS: u32 = 3;
-
-/// Rows that need connection tracking's word on what the node itself dialled, which the agent does not have yet.
-/// To be emptied when it does.
-const NEEDS_CONNTRACK: &[&str] = &["host to service"];
-
-/// Flags by which the agent may be told what otherwise only Kubernetes tells; a row that needs one is skipped as long
-/// as the agent has none of its flags.
-const NEEDS: [(Needs, &[&str]); 2] = [
-    (
-        Needs::LoadBalancer,
-        &["--load-balancer-address", "--load-balancer"],
-    ),
-    (Needs::ApiServer, &["--api-server"]),
-];
 
 /// How long a row may take to be counted.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,68 +24,32 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What is counted, by class, NAT, scope and protocol.
 type Counts = BTreeMap<[String; 4], u64>;
 
-/// The agent's flags on a testbed: the address plan, and what it has flags for beyond that.
-struct Flags {
-    given: Vec<String>,
-    missing: Vec<Needs>,
-}
-
-impl Flags {
-    fn of(bed: &Testbed) -> Result<Self> {
-        let help = bed.node().netns().output(BINARY, ["run", "--help"])?;
-        let plan = bed.plan();
-        let nets = |all: &[Ranges]| joined(all.iter().flat_map(|r| r.iter()));
-        let hosts = |all: &[Addresses]| joined(all.iter().flat_map(|a| a.iter()));
-        let pods = if plan.flavour == Flavour::AzureNodeSubnet {
-            // The ranges that the nodes have for pods: what Kubernetes would say address by address.
-            nets(&[plan.nodes[0].pods, plan.nodes[1].pods])
-        } else {
-            nets(&[plan.pods])
-        };
-        let nodes = plan.nodes.iter().flat_map(|n| n.address.iter());
-        let nodes = joined(nodes.map(ipnet::IpNet::from));
-        let private_endpoints = nets(&[plan.subnet_of(plan.private_endpoint)]);
-        let mut given = vec![
-            format!("--pod-cidr={pods}"),
-            format!("--service-cidr={}", nets(&[plan.services])),
-            format!("--node-cidr={nodes}"),
-            format!("--vnet-cidr={}", nets(&[plan.vnet])),
-            format!("--private-endpoint-cidr={private_endpoints}"),
-        ];
-        let mut missing = Vec::new();
-        for (needs, names) in NEEDS {
-            let flag = names.iter().find(|flag| {
-                help.split(|c: char| c.is_whitespace() || c == '=')
-                    .any(|word| word == **flag)
-            });
-            let Some(flag) = flag else {
-                missing.push(needs);
-                continue;
-            };
-            match needs {
-                Needs::LoadBalancer => given.push(format!(
-                    "{flag}={}",
-                    hosts(&[plan.load_balancer, plan.internal_balancer])
-                )),
-                _ => given.extend(
-                    plan.api_server
-                        .iter()
-                        .map(|ip| format!("{flag}={}", std::net::SocketAddr::new(ip, 443))),
-                ),
-            }
-        }
-        Ok(Self { given, missing })
-    }
-
-    /// Why a row cannot be judged yet.
-    fn lacks(&self, scene: &Scene<'_>) -> Option<String> {
-        let needs = scene.needs?;
-        if self.missing.contains(&needs) {
-            return Some(format!("the agent has no flag for {needs:?}"));
-        }
-        (needs == Needs::Conntrack && NEEDS_CONNTRACK.contains(&scene.name))
-            .then(|| "the agent does not ask connection tracking yet".to_owned())
-    }
+/// The agent's flags on a testbed: the address plan that Kubernetes would tell.
+fn flags(bed: &Testbed) -> Vec<String> {
+    let plan = bed.plan();
+    let nets = |all: &[Ranges]| joined(all.iter().flat_map(|r| r.iter()));
+    let hosts = |all: &[Addresses]| joined(all.iter().flat_map(|a| a.iter()));
+    let pods = if plan.flavour == Flavour::AzureNodeSubnet {
+        // The ranges that the nodes have for pods: what Kubernetes would say address by address.
+        nets(&[plan.nodes[0].pods, plan.nodes[1].pods])
+    } else {
+        nets(&[plan.pods])
+    };
+    let nodes = plan.nodes.iter().flat_map(|n| n.address.iter());
+    let nodes = joined(nodes.map(ipnet::IpNet::from));
+    let private_endpoints = nets(&[plan.subnet_of(plan.private_endpoint)]);
+    let frontends = hosts(&[plan.load_balancer, plan.internal_balancer]);
+    let api_servers = plan.api_server.iter();
+    let api_servers = joined(api_servers.map(|ip| std::net::SocketAddr::new(ip, 443)));
+    vec![
+        format!("--pod-cidr={pods}"),
+        format!("--service-cidr={}", nets(&[plan.services])),
+        format!("--node-cidr={nodes}"),
+        format!("--vnet-cidr={}", nets(&[plan.vnet])),
+        format!("--private-endpoint-cidr={private_endpoints}"),
+        format!("--load-balancer={frontends}"),
+        format!("--api-server={api_servers}"),
+    ]
 }
 
 fn joined<T: ToString>(items: impl Iterator<Item = T>) -> String {
@@ -192,21 +141,17 @@ fn rows_of(builder: Builder) -> Result<()> {
     let bed = builder.dual_stack(true).build()?;
     let on = format!("{} ({:?})", bed.plan().flavour.name(), bed.node().proxy());
     Stage::prepare(&bed)?;
-    let flags = Flags::of(&bed)?;
+    let flags = flags(&bed);
     let mut wrong = Vec::new();
     let mut judged = 0;
     for family in bed.families() {
         let stage = Stage::set(&bed, family)?;
         let home = Home::new()?;
-        let agent = Agent::start(&bed, &home, &flags.given)?;
+        let agent = Agent::start(&bed, &home, &flags)?;
         eventually("the pods are attached", || {
             Ok(agent.attached()?.len() == bed.node().pods().len() + 1)
         })?;
         for scene in stage.scenes() {
-            if let Some(why) = flags.lacks(&scene) {
-                println!("skipped: {} on {on}, {family:?}: {why}", scene.name);
-                continue;
-            }
             judged += 1;
             if let Err(error) = row(&agent, &scene) {
                 wrong.push(format!("{}, {family:?}: {error:#}", scene.name));
@@ -258,10 +203,10 @@ fn every_row_is_counted_under_its_class_in_nftables_mode() -> Result<()> {
 fn anomaly(builder: Builder, name: &str, labels: [&'static str; 3]) -> Result<()> {
     let bed = builder.build()?;
     Stage::prepare(&bed)?;
-    let flags = Flags::of(&bed)?;
+    let flags = flags(&bed);
     let stage = Stage::set(&bed, Family::V4)?;
     let home = Home::new()?;
-    let agent = Agent::start(&bed, &home, &flags.given)?;
+    let agent = Agent::start(&bed, &home, &flags)?;
     eventually("the pods are attached", || {
         Ok(agent.attached()?.len() == bed.node().pods().len() + 1)
     })?;

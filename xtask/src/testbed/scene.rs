@@ -30,17 +30,6 @@ pub enum Seen {
     Dropped,
 }
 
-/// What only somebody else can tell the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Needs {
-    /// That an address is a frontend of the load balancer.
-    LoadBalancer,
-    /// That an address is the API server's.
-    ApiServer,
-    /// What a connection of the node's own was before NAT: connection tracking's to tell.
-    Conntrack,
-}
-
 /// Makes so many connections of so many bytes.
 type Play<'a> = Box<dyn Fn(u32, usize) -> Result<()> + Send + Sync + 'a>;
 
@@ -62,8 +51,6 @@ pub struct Scene<'a> {
     pub protocol: &'static str,
     /// Where the node's hooks see it.
     pub seen: Seen,
-    /// What the agent has to be told for that, beyond the ranges of its address plan.
-    pub needs: Option<Needs>,
     pub(super) play: Play<'a>,
 }
 
@@ -84,13 +71,6 @@ impl Scene<'_> {
 
     pub(super) fn seen(self, seen: Seen) -> Self {
         Self { seen, ..self }
-    }
-
-    pub(super) fn needs(self, needs: Needs) -> Self {
-        Self {
-            needs: Some(needs),
-            ..self
-        }
     }
 }
 
@@ -137,7 +117,6 @@ fn scene<'a>(
         scope,
         protocol: "tcp",
         seen: Seen::Crossing,
-        needs: None,
         play: Box::new(move |connections, bytes| play(to, connections, bytes)),
     }
 }

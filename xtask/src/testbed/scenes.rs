@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::plan::{Family, Flavour, IMDS, WIRESERVER};
-use super::scene::{Client, Needs, Scene, Seen, attempts, tcp, udp};
+use super::scene::{Client, Scene, Seen, attempts, tcp, udp};
 use super::service::Service;
 use super::stage::{
     self, HEALTH_CHECK_NODE_PORT, HOST_PORT, INGRESS, KUBELET, SHARED_PROBE, Stage,
@@ -129,16 +129,14 @@ impl Stage<'_> {
                 &pod,
                 services.api_server.address(),
                 ["api_server", in_vnet, "vnet"],
-            )
-            .needs(Needs::ApiServer),
+            ),
             tcp(
                 "host to service",
                 &host,
                 services.near.address(),
                 ["node_to_service", in_vnet, "same_node"],
             )
-            .seen(Seen::Starting)
-            .needs(Needs::Conntrack),
+            .seen(Seen::Starting),
         ]
     }
 
@@ -240,8 +238,7 @@ impl Stage<'_> {
                 &client,
                 services.elsewhere.frontend(),
                 ["load_balancer", "none", "external"],
-            )
-            .needs(Needs::LoadBalancer),
+            ),
             tcp(
                 "load balancer, no floating IP",
                 &client,
