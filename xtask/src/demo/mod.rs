@@ -1,7 +1,9 @@
 //! `cargo xtask demo`: an emulated AKS node, the agent on it, and what the agent says about the shop's traffic.
 
 pub(crate) mod agent;
+mod bill;
 mod classes;
+mod cluster;
 mod draw;
 mod rows;
 pub(crate) mod scrape;
@@ -18,6 +20,7 @@ use crate::testbed::bed::is_root;
 use crate::testbed::{Flavour, Hairpin, PolicyRule, Stage, Testbed};
 use crate::{say, setup};
 use agent::Agent;
+use cluster::Cluster;
 use scrape::Scrape;
 use screen::Screen;
 use shop::Shop;
@@ -203,7 +206,9 @@ fn show(bed: &Testbed, binary: &Path, keep: bool) -> Result<()> {
     let shop = Shop::open(bed)?;
     println!("\n{}", draw::cluster(bed));
     let node = bed.node();
-    let agent = Agent::start(Some(node.netns()), binary, node.root(), LISTEN, &flags(bed))?;
+    let cluster = Cluster::tell(bed, &shop)?;
+    let flags = cluster.flags(bed);
+    let agent = Agent::start(Some(node.netns()), binary, node.root(), LISTEN, &flags)?;
     say::step(&agent.watches()?);
 
     say::heading("What flows");
@@ -220,6 +225,15 @@ fn show(bed: &Testbed, binary: &Path, keep: bool) -> Result<()> {
     }
     if let Some(moral) = scrape::moral(&scrape) {
         println!("\n  {moral}");
+    }
+
+    say::heading("Whose it is: names by the Kubernetes API (here one of the demo's own)");
+    for line in bill::workloads(&scrape) {
+        println!("{line}");
+    }
+    say::heading("What this node is, and what is used up on it");
+    for line in bill::node(&agent.scrape()?) {
+        println!("{line}");
     }
 
     policy(bed, &shop, &agent)?;

@@ -18,7 +18,7 @@ const KINDS: usize = 9;
 const CONNECTIONS: u32 = 2;
 
 /// The port at which every node takes connections for the storefront.
-const NODE_PORT: u16 = 30_080;
+pub(super) const NODE_PORT: u16 = 30_080;
 
 /// Servers, services and addresses of the shop.
 pub(super) struct Shop<'a> {
@@ -91,6 +91,16 @@ impl<'a> Shop<'a> {
             rounds: AtomicUsize::new(0),
             _behind_services: (near, dns),
         })
+    }
+
+    /// The services, each with its namespace, the application behind it, and its port.
+    pub(super) fn services(&self) -> [(&'static str, &Service, &'static str, u16); 4] {
+        [
+            ("shop", &self.web_service, "web", 80),
+            ("kube-system", &self.dns_service, "coredns", 53),
+            ("shop", &self.db_service, "db", 5432),
+            ("shop", &self.balanced, "web", 80),
+        ]
     }
 
     /// What flows, in words.

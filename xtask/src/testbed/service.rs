@@ -202,6 +202,24 @@ impl Service {
         )
     }
 
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A load balancer's frontends; none of another service.
+    #[must_use]
+    pub fn frontends(&self) -> &[IpAddr] {
+        &self.frontends
+    }
+
+    /// Where it sends its traffic.
+    #[must_use]
+    pub fn backends(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
     /// `namespace/name:port`, as kube-proxy names a service port.
     #[must_use]
     pub fn port_id(&self) -> String {
