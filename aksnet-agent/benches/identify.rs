@@ -134,7 +134,9 @@ fn slice(n: u32) -> Slice {
 
 fn cluster() -> Index {
     let mut index = Index::new(&node_name(0));
-    Kind::ALL.map(|kind| index.begin(kind));
+    for kind in Kind::ALL {
+        index.begin(kind);
+    }
     for n in 0..NODES {
         index.apply(Object::Node(node(n)), S);
     }
@@ -145,7 +147,9 @@ fn cluster() -> Index {
     for n in 0..PODS {
         index.apply(Object::Pod(pod(n, 10)), S);
     }
-    Kind::ALL.map(|kind| index.settle(kind, S));
+    for kind in Kind::ALL {
+        index.settle(kind, S);
+    }
     index
 }
 

@@ -105,49 +105,61 @@ pub(super) struct Tenure {
     pub(super) standing: Standing,
 }
 
-/// The tenures of one address in the order in which they were made: nearly always one.
+/// The tenures of one address in the order in which they were made. One source's and a slice's lie side by side
+/// in the table, as a lookup costs mostly what it waits for memory.
 #[derive(Debug)]
 pub(super) enum Tenures {
     One(Tenure),
-    Some(Vec<Tenure>),
+    Two([Tenure; 2]),
+    More(Vec<Tenure>),
 }
 
 impl Tenures {
     pub(super) fn all(&self) -> &[Tenure] {
         match self {
             Self::One(tenure) => std::slice::from_ref(tenure),
-            Self::Some(tenures) => tenures,
+            Self::Two(tenures) => tenures,
+            Self::More(tenures) => tenures,
         }
     }
 
     pub(super) fn all_mut(&mut self) -> &mut [Tenure] {
         match self {
             Self::One(tenure) => std::slice::from_mut(tenure),
-            Self::Some(tenures) => tenures,
+            Self::Two(tenures) => tenures,
+            Self::More(tenures) => tenures,
         }
     }
 
     pub(super) fn push(&mut self, tenure: Tenure) {
         match self {
-            Self::One(first) => *self = Self::Some(vec![*first, tenure]),
-            Self::Some(tenures) => tenures.push(tenure),
+            Self::One(first) => *self = Self::Two([*first, tenure]),
+            Self::Two([first, second]) => *self = Self::More(vec![*first, *second, tenure]),
+            Self::More(tenures) => tenures.push(tenure),
         }
     }
 
     /// Takes out those that are not to stay. Whether any stays.
     pub(super) fn retain(&mut self, mut stays: impl FnMut(&Tenure) -> bool) -> bool {
         match self {
-            Self::One(tenure) => stays(tenure),
-            Self::Some(tenures) => {
+            Self::One(tenure) => return stays(tenure),
+            Self::Two([first, second]) => match (stays(first), stays(second)) {
+                (true, true) => {}
+                (true, false) => *self = Self::One(*first),
+                (false, true) => *self = Self::One(*second),
+                (false, false) => return false,
+            },
+            Self::More(tenures) => {
                 tenures.retain(stays);
                 match tenures[..] {
                     [] => return false,
                     [one] => *self = Self::One(one),
+                    [first, second] => *self = Self::Two([first, second]),
                     _ => {}
                 }
-                true
             }
         }
+        true
     }
 
     /// The tenure of an owner that has not ended, for the same holder.
