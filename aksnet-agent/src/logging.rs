@@ -40,6 +40,10 @@ fn directives(log: &str, bpf_log: BpfLog) -> String {
     if !log.contains("aya") {
         all.push_str(",aya=warn");
     }
+    // It has an error line for each request that fails: the watches have one for each outage.
+    if !log.contains("kube_client") {
+        all.push_str(",kube_client=off");
+    }
     if bpf_log != BpfLog::Off && log != "off" && !log.contains(DATAPATH) {
         all = format!("{all},{DATAPATH}={}", bpf_log.name());
     }
@@ -51,12 +55,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_api_clients_own_lines_are_left_out_unless_asked_for() {
+        assert!(directives("debug", BpfLog::Off).contains("kube_client=off"));
+        let asked = directives("info,kube_client=debug", BpfLog::Off);
+        assert!(!asked.contains("kube_client=off"), "{asked}");
+    }
+
+    #[test]
     fn directives_stay_valid() {
         for log in [
             "info",
             "off",
             "warn,aksnet_agent=debug",
             "netlink_proto=trace",
+            "kube_client=debug",
         ] {
             for bpf_log in [BpfLog::Off, BpfLog::Error, BpfLog::Debug] {
                 let all = directives(log, bpf_log);

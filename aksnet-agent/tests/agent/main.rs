@@ -15,6 +15,8 @@ mod truth;
 
 mod line;
 
+mod cluster;
+
 // The questions.
 mod finds;
 
@@ -35,3 +37,5 @@ mod refusals;
 mod scale;
 
 mod logs;
+
+mod names;
