@@ -41,11 +41,13 @@ pub fn read(
     // flannel's plugin delegates to host-local with ranges of its own making, under the list's name.
     let flannel = list.plugin("flannel").map(|plugin| &plugin.ipam);
     let ipam = list.ipam().filter(|i| i.kind == "host-local").or(flannel)?;
-    let directory = directory(root, &ipam.data_dir, network(conflist)?);
+    let data = data(root, &ipam.data_dir);
+    let directory = data.join(network(conflist)?);
     let held = match held(&directory) {
         Ok(held) => held,
-        // Nothing was handed out yet.
-        Err(e) if is_absent(&e) => BTreeSet::new(),
+        // Nothing was handed out yet. Where not even the plugin's own directory is there, it is more likely that the
+        // agent was not given it to see.
+        Err(e) if is_absent(&e) && data.is_dir() => BTreeSet::new(),
         Err(e) => return Some(Err(format!("{}: {e}", directory.display()))),
     };
     Some(Ok(accounts(ipam, snapshot, &held, |ip| {
@@ -54,9 +56,18 @@ pub fn read(
     })))
 }
 
-fn directory(root: &Path, data: &str, network: &str) -> PathBuf {
-    let data = if data.is_empty() { DATA } else { data };
-    root.join(data.trim_start_matches('/')).join(network)
+/// Where the plugin keeps its networks; a configured path may lie below the host's root already.
+fn data(root: &Path, configured: &str) -> PathBuf {
+    let data = if configured.is_empty() {
+        DATA
+    } else {
+        configured
+    };
+    if Path::new(data).starts_with(root) {
+        PathBuf::from(data)
+    } else {
+        root.join(data.trim_start_matches('/'))
+    }
 }
 
 /// The addresses that are handed out.
@@ -255,6 +266,18 @@ mod tests {
         let list = list(RANGES);
         let read = read(root.path(), Some(&list), &Snapshot::default(), None);
         assert!(matches!(read, Some(Err(_))), "{read:?}");
+    }
+
+    #[test]
+    fn a_store_that_the_agent_was_not_given_is_no_account_of_none() {
+        let root = tempfile::tempdir().unwrap();
+        let list = list(RANGES);
+        let look = || read(root.path(), Some(&list), &Snapshot::default(), None);
+        assert!(matches!(look(), Some(Err(_))), "{:?}", look());
+        // The plugin makes its network's directory with the first pod.
+        fs::create_dir_all(root.path().join("var/lib/cni/networks")).unwrap();
+        let accounts = look().unwrap().unwrap();
+        assert!(!accounts.is_empty() && accounts.iter().all(|a| a.in_use == 0));
     }
 
     #[test]
