@@ -1,7 +1,8 @@
-//! What the index costs at the size of the largest clusters: 150,000 pods, 5,000 nodes, 10,000 services.
+//! What names cost at the size of the largest clusters: the index, a sweep that names every flow, a scrape.
 //!
-//! `cargo bench -p aksnet-agent --bench identify` prints what it holds in memory, the time of a lookup at random
-//! addresses, and of a pod event.
+//! `cargo bench -p aksnet-agent --bench identify` prints what the index holds in memory, the time of a lookup at random
+//! addresses and of a pod event, as objects and as the API server's JSON; how long a sweep takes in which 65,536 flows
+//! are new and get their names; and how long a scrape of 20,000 series takes.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -9,163 +10,169 @@
     reason = "numbers of a benchmark are small and printed with three digits"
 )]
 
-use std::{fs, hint::black_box, time::Instant};
+mod cluster;
 
-use aksnet_agent::identify::{
-    index::Index,
-    object::{Endpoint, Kind, Node, Object, Pod, Service, ServicePort, Slice, Text},
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
 };
-use aksnet_common::flow::Addr;
+
+use aksnet_agent::{
+    classify::Whois,
+    collect::{
+        CollectConfig, Collector, DropNames, Now,
+        fake::{FakeExit, FakePacket, FakeSource},
+    },
+    identify::{
+        index::Index,
+        object::Object,
+        shared::Shared,
+        sink::{Change, Sink as _},
+    },
+    metrics::{Metrics, MetricsConfig},
+    plan::Plan,
+};
+use aksnet_common::{
+    flow::{FlowKey, WAYS},
+    passage::Tuple,
+    stats::Role,
+};
+use cluster::{NODES, PODS, S, SERVICES, address, cluster, pod, random, resident};
 use criterion::Criterion;
+use xtask::bench::{
+    figure::{self, Figure, Table},
+    row,
+};
 
-const PODS: u32 = 150_000;
-const NODES: u32 = 5_000;
-const SERVICES: u32 = 10_000;
-const PER_SERVICE: u32 = PODS / SERVICES;
-const S: u64 = 1_000_000_000;
+const CELLS: u32 = 65_536;
+const ROUNDS: usize = 9;
 
-fn address(net: u8, n: u32) -> Addr {
-    let [_, b, c, d] = n.to_be_bytes();
-    Addr::v4([net, b, c, d])
+fn figure(row: &str, rounds: Vec<f64>) {
+    Figure::range(Table::Agent, row, "-", rounds).print();
 }
 
-fn node_name(n: u32) -> Text {
-    format!("aks-nodepool1-{:08}-vmss{n:06x}", 31_415_926).into()
-}
-
-fn pod_name(n: u32) -> Text {
-    format!("service-{:05}-7d9c8b5f6-{n:05x}", n / PER_SERVICE).into()
-}
-
-fn namespace(service: u32) -> Text {
-    format!("team-{:03}", service % 300).into()
-}
-
-/// A pod as it comes from the API server: every string is a new one.
-fn pod(n: u32, net: u8) -> Pod {
-    let service = n / PER_SERVICE;
-    let name = pod_name(n);
-    let labels = [
-        (
-            "app.kubernetes.io/instance",
-            format!("service-{service:05}"),
-        ),
-        ("app.kubernetes.io/name", "service".to_owned()),
-        ("pod-template-hash", "7d9c8b5f6".to_owned()),
-        ("version", format!("v{}", service % 20)),
-    ];
-    Pod {
-        kind: if n.is_multiple_of(NODES) {
-            Kind::LocalPod
-        } else {
-            Kind::RemotePod
-        },
-        key_name: name.clone(),
-        namespace: namespace(service),
-        name,
-        uid: format!("{n:08x}-1f2e-4d3c-8b4a-{n:012x}").into(),
-        addresses: vec![address(net, n)],
-        workload: format!("service-{service:05}").into(),
-        node: node_name(n % NODES),
-        host_network: false,
-        finished: false,
-        labels: labels
-            .map(|(key, value)| (Text::from(key), Text::from(value)))
-            .into(),
-        named_ports: vec![("http".into(), 6, 8080)],
-        host_ports: Vec::new(),
-    }
-}
-
-fn node(n: u32) -> Node {
-    let labels = (0..40).map(|k| {
-        (
-            format!("example.com/label-{k}").into(),
-            n.to_string().into(),
-        )
-    });
-    Node {
-        name: node_name(n),
-        addresses: vec![address(11, n)],
-        zone: format!("westeurope-{}", n % 3 + 1).into(),
-        pod_cidrs: Vec::new(),
-        labels: labels.collect::<Vec<_>>().into(),
-        pod_capacity: 250,
-    }
-}
-
-fn service(n: u32) -> Service {
-    let port = |port| ServicePort {
-        name: "http".into(),
+/// A pod's connection to a service, whose endpoint is another pod: each number is one of its own.
+fn packet(n: u32) -> FakePacket {
+    let port = 30_000 + (n / PODS) as u16;
+    let (client, server) = (address(10, n % PODS), address(10, n * 7 % PODS));
+    let service = address(12, n % SERVICES);
+    let key = FlowKey {
+        src: client,
+        dst: service,
+        src_port: port,
+        dst_port: 80,
+        ifindex: 11,
         protocol: 6,
-        port,
-        node_port: 0,
+        family: 4,
+        ..FlowKey::default()
     };
-    Service {
-        namespace: namespace(n),
-        name: format!("service-{n:05}").into(),
-        cluster: vec![address(12, n)],
-        frontends: Vec::new(),
-        external: Vec::new(),
-        ports: vec![port(80), port(443)],
-        local: false,
-        load_balancer: false,
-        health_check_port: 0,
+    let after = Tuple {
+        src: client,
+        dst: server,
+        src_port: port,
+        dst_port: 8080,
+    };
+    FakePacket {
+        key,
+        bytes: 60,
+        tcp: 2,
+        exit: Some(FakeExit {
+            after,
+            ifindex: 2,
+            ns: 3_000,
+            stage: 0,
+        }),
+        ..FakePacket::default()
     }
 }
 
-fn slice(n: u32) -> Slice {
-    let pods = n * PER_SERVICE..(n + 1) * PER_SERVICE;
-    Slice {
-        namespace: namespace(n),
-        name: format!("service-{n:05}-x2x4z").into(),
-        service: format!("service-{n:05}").into(),
-        endpoints: pods
-            .map(|pod| Endpoint {
-                address: address(10, pod),
-                pod: pod_name(pod),
-                node: node_name(pod % NODES),
-                zone: format!("westeurope-{}", pod % NODES % 3 + 1).into(),
-            })
-            .collect(),
-        ports: vec![(6, 8080)],
+/// A sweep that meets all flows for the first time, and the metrics that it makes.
+fn sweep_of_new(index: &Index, series_limit: usize) -> (Duration, u32, Metrics) {
+    // Twice the cells, so that no bucket is full.
+    let mut source = FakeSource::new(2 * CELLS as usize / WAYS, 0);
+    for n in 0..CELLS {
+        source.play(&packet(n));
     }
+    let metrics = Metrics::new(MetricsConfig {
+        series_limit,
+        ..MetricsConfig::default()
+    });
+    let plan = Plan::builder()
+        .interface(11, Role::Pod, "veth1")
+        .interface(2, Role::Uplink, "eth0")
+        .build();
+    let whois = Whois {
+        plan: &plan,
+        index,
+        translations: None,
+    };
+    let mut collector = Collector::new(CollectConfig::default(), metrics.clone(), 7);
+    let now = Now {
+        monotonic_ns: 5 * S,
+        unix_ms: 5_000,
+    };
+    let start = Instant::now();
+    let report = collector.sweep(&mut source, now, whois, &DropNames::default());
+    (start.elapsed(), report.new, metrics)
 }
 
-fn cluster() -> Index {
-    let mut index = Index::new(&node_name(0));
-    for kind in Kind::ALL {
-        index.begin(kind);
-    }
-    for n in 0..NODES {
-        index.apply(Object::Node(node(n)), S);
-    }
-    for n in 0..SERVICES {
-        index.apply(Object::Service(service(n)), S);
-        index.apply(Object::Slice(slice(n)), S);
-    }
-    for n in 0..PODS {
-        index.apply(Object::Pod(pod(n, 10)), S);
-    }
-    for kind in Kind::ALL {
-        index.settle(kind, S);
-    }
-    index
+fn sweeps(index: &Index) {
+    let mut met = 0;
+    let rounds = (0..ROUNDS).map(|_| {
+        let (took, new, _) = sweep_of_new(index, MetricsConfig::default().series_limit);
+        met = new;
+        took.as_secs_f64() * 1e3
+    });
+    let rounds = rounds.collect();
+    println!("{met} new flows with names in a sweep");
+    figure(row::SWEEP_NAMED, rounds);
 }
 
-/// Resident memory of this process, in MiB (proc(5), the second number of `statm`, in pages of 4 KiB).
-fn resident() -> f64 {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split_whitespace().nth(1).and_then(|n| n.parse().ok());
-    pages.unwrap_or(0.0) * 4096.0 / 1_048_576.0
+fn scrapes(index: &Index) {
+    // Three families have one series each for a label set.
+    let (_, _, metrics) = sweep_of_new(index, 6_700);
+    let text = metrics.encode().expect("the format's rules are kept");
+    let samples = text.lines().filter(|line| !line.starts_with('#')).count();
+    println!("{samples} series, {} KiB", text.len() / 1024);
+    let rounds = (0..ROUNDS).map(|_| {
+        let start = Instant::now();
+        black_box(metrics.encode().expect("as before"));
+        start.elapsed().as_secs_f64() * 1e3
+    });
+    figure(row::SCRAPE, rounds.collect());
 }
 
-/// A sequence without a pattern (Knuth's multiplicative congruence).
-fn random(state: &mut u64) -> u32 {
-    *state = state
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1);
-    (*state >> 33) as u32
+/// Changes of pods, as the watches hand them over: many at once, under one lock.
+fn changes(shared: &Shared) {
+    const BATCH: u32 = 20_000;
+    let rounds = (0..ROUNDS as u32).map(|round| {
+        // From one address to another and back.
+        let net = if round.is_multiple_of(2) { 14 } else { 10 };
+        let mut changes: Vec<Change> = (0..BATCH)
+            .map(|n| Change::Apply(Object::Pod(pod(n * 7 % PODS, net))))
+            .collect();
+        let start = Instant::now();
+        for _ in 0..BATCH.div_ceil(100) {
+            let mut some: Vec<Change> = changes.drain(..changes.len().min(100)).collect();
+            shared.fold(&mut some);
+        }
+        start.elapsed().as_secs_f64() * 1e6 / f64::from(BATCH)
+    });
+    figure(row::POD_EVENT, rounds.collect());
+}
+
+fn lookups(index: &Index) {
+    const LOOKUPS: u32 = 1_000_000;
+    let mut state = 1;
+    let rounds = (0..ROUNDS).map(|_| {
+        let start = Instant::now();
+        for _ in 0..LOOKUPS {
+            let asked = black_box(address(10, random(&mut state) % PODS));
+            black_box(index.lookup(asked, 2 * S));
+        }
+        start.elapsed().as_secs_f64() * 1e9 / f64::from(LOOKUPS)
+    });
+    figure(row::LOOKUP, rounds.collect());
 }
 
 fn main() {
@@ -178,6 +185,15 @@ fn main() {
         resident() - before,
         resident(),
     );
+    figure(row::INDEX_MEMORY, vec![resident()]);
+    lookups(&index);
+    sweeps(&index);
+    scrapes(&index);
+    // `cargo xtask bench` wants figures only; what follows is for people.
+    if std::env::args().any(|argument| argument == figure::JSON) {
+        changes(&Shared::new(index));
+        return;
+    }
     let mut criterion = Criterion::default().configure_from_args();
     let mut state = 1;
     criterion.bench_function("lookup of a random pod", |bench| {
@@ -232,4 +248,5 @@ fn main() {
         index.problems()
     );
     criterion.final_summary();
+    changes(&Shared::new(index));
 }

@@ -168,8 +168,8 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn labels(&mut self, labels: Labels) -> Labels {
-        if let Some(known) = self.sets.get(&labels) {
+    pub(super) fn labels(&mut self, labels: &Labels) -> Labels {
+        if let Some(known) = self.sets.get(labels) {
             return known.clone();
         }
         let shared: Labels = labels
@@ -260,10 +260,10 @@ mod tests {
     fn equal_label_sets_are_one_allocation_and_unused_ones_go() {
         let set = |n: u32| -> Labels { [(text("app"), text(&n.to_string()))].into() };
         let mut pool = Pool::default();
-        let (a, b) = (pool.labels(set(1)), pool.labels(set(1)));
+        let (a, b) = (pool.labels(&set(1)), pool.labels(&set(1)));
         assert!(Arc::ptr_eq(&a, &b));
         for n in 0..1000 {
-            pool.labels(set(n + 2));
+            pool.labels(&set(n + 2));
         }
         pool.sweep();
         assert_eq!(pool.len(), 1);

@@ -56,8 +56,7 @@ const GENERATED: usize = 63;
 #[must_use]
 pub fn by_owner(owner: Option<Owner<'_>>, pod: &str, node: &str, labels: &[(Text, Text)]) -> Text {
     let name = match owner {
-        None => pod,
-        Some(Owner { name: "", .. }) => pod,
+        None | Some(Owner { name: "", .. }) => pod,
         Some(Owner {
             kind: "ReplicaSet",
             name,

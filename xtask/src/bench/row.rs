@@ -58,6 +58,16 @@ pub const CONNECT_REQUEST: &str = "connect-request-response, µs";
 
 /// One sweep of a full default table.
 pub const SWEEP: &str = "sweep of 65,536 live flows, ms";
+/// One sweep that meets 65,536 flows and names both ends of each.
+pub const SWEEP_NAMED: &str = "sweep of 65,536 new flows with names, ms";
+/// `/metrics` of 20,000 series.
+pub const SCRAPE: &str = "scrape of 20,000 series, ms";
+/// A pod's address, asked of an index of the largest cluster.
+pub const LOOKUP: &str = "lookup among 150,000 pods, ns";
+/// A change of a pod folded into such an index.
+pub const POD_EVENT: &str = "a pod's change folded, µs";
+/// A process with such an index.
+pub const INDEX_MEMORY: &str = "RSS with 150,000 pods, 5,000 nodes, 10,000 services, MiB";
 /// Memory.
 pub const RESIDENT: &str = "resident memory (RSS), MiB";
 

@@ -16,7 +16,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 17] = {
+pub const TARGETS: [Target; 22] = {
     const K1: &str = "1,000 flows";
     const K100: &str = "100,000 flows";
     use Table::{Agent, RunTime, Sockets, TestRun, Wall};
@@ -134,6 +134,46 @@ pub const TARGETS: [Target; 17] = {
             "-",
             10.0,
             "ms",
+        ),
+        target(
+            "a sweep that names 65,536 new flows",
+            Agent,
+            row::SWEEP_NAMED,
+            "-",
+            150.0,
+            "ms",
+        ),
+        target(
+            "a scrape of 20,000 series",
+            Agent,
+            row::SCRAPE,
+            "-",
+            50.0,
+            "ms",
+        ),
+        target(
+            "a lookup among 150,000 pods",
+            Agent,
+            row::LOOKUP,
+            "-",
+            200.0,
+            "ns",
+        ),
+        target(
+            "a pod's change, 20,000 a second",
+            Agent,
+            row::POD_EVENT,
+            "-",
+            50.0,
+            "µs",
+        ),
+        target(
+            "RSS with the largest cluster's objects",
+            Agent,
+            row::INDEX_MEMORY,
+            "-",
+            250.0,
+            "MiB",
         ),
         target("agent RSS", Agent, row::RESIDENT, "-", 64.0, "MiB"),
     ]

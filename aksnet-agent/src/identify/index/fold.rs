@@ -150,7 +150,7 @@ impl Index {
         let (names, owners) = (&mut self.names, &mut self.owners);
         let (id, owner) = Self::enter(names, owners, store, &pod.namespace, &pod.key_name);
         let sight = sight(store, now);
-        pod.labels = self.pool.labels(pod.labels);
+        pod.labels = self.pool.labels(&pod.labels);
         let kept = Kept {
             uid,
             namespace: self.names.using(&pod.namespace),

@@ -278,7 +278,9 @@ proptest! {
                     // Several that go at once may go in any order, which matters to a disputed address.
                     prop_assume!(gone.len() < 2);
                     index.settle(kind, at);
-                    gone.iter().for_each(|name| model.delete(kind, name, now));
+                    for name in gone {
+ model.delete(kind, &name, now);
+}
                 }
                 Step::Expire => index.expire(at),
             }
