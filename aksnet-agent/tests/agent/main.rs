@@ -39,3 +39,5 @@ mod scale;
 mod logs;
 
 mod names;
+
+mod bill;
