@@ -41,3 +41,5 @@ mod logs;
 mod names;
 
 mod bill;
+
+mod what_it_is;
