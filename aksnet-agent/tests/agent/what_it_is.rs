@@ -131,15 +131,16 @@ fn the_zone_is_the_node_objects() -> Result<()> {
         &kernel()?,
         cluster::ZONES[0],
     ];
-    // The first look may be earlier than the node's object.
-    eventually("the zone is known", || Ok(info(&agent)? == expected))?;
+    // From the start, and said once.
+    assert_eq!(info(&agent)?, expected);
     let evidence = agent.status()?["node"]["found"]["zone"]["evidence"].to_string();
     assert!(
         evidence.contains("topology.kubernetes.io/zone=westeurope-1"),
         "{evidence}"
     );
-    assert!(agent.said().contains("zone westeurope-1 (node label"));
-    agent.stop(Signal::SIGTERM)?;
+    let said = agent.stop(Signal::SIGTERM)?;
+    assert!(said.contains("zone westeurope-1 (node label"), "{said}");
+    assert_eq!(said.matches("this node: ").count(), 1, "{said}");
     Ok(())
 }
 
