@@ -118,7 +118,7 @@ impl Agent {
             &config.node_name
         };
         let sources = Arc::new(Sources::start(&config, node_name).await?);
-        let survey = Survey::start(&config, &snapshot, sources.names.clone());
+        let survey = Survey::start(&config, &snapshot, sources.clone());
         let parts = load(&config, &node, &sources)?;
         let mut agent = Self {
             _bpf_stats: bpf_stats(&config),

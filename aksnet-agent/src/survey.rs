@@ -23,8 +23,12 @@ use crate::{
         metadata::{self, Compute},
         pod_ips::{self, Accounts, Kubernetes},
     },
+    sources::Sources,
 };
 
+/// How long the first survey waits for names: where pods live is the nodes' objects to tell, and connections that are
+/// judged before that are judged for good. It is less than the first sweep waits for the first survey.
+const NAMES: Duration = Duration::from_secs(3);
 /// Between two surveys when something changes all the time.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Between two surveys when nothing does.
@@ -87,11 +91,14 @@ impl Drop for Survey {
 impl Survey {
     /// Starts. Must be called within a tokio runtime whose threads are in the node's network namespace.
     #[must_use]
-    pub fn start(config: &Config, snapshot: &Snapshot, names: Arc<Shared>) -> Self {
+    pub fn start(config: &Config, snapshot: &Snapshot, sources: Arc<Sources>) -> Self {
         let (snapshots, mut changes) = watch::channel(Arc::new(snapshot.clone()));
         let (sender, results) = watch::channel(None);
         let config = config.clone();
         let task = tokio::spawn(async move {
+            sources.settle(NAMES).await;
+            let names = sources.names.clone();
+            drop(sources);
             let mut metadata = Metadata::default();
             loop {
                 let began = Instant::now();

@@ -39,3 +39,7 @@ mod scale;
 mod logs;
 
 mod names;
+
+mod bill;
+
+mod what_it_is;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use xtask::testbed::{
-    Service, Testbed,
+    Hairpin, Service, Testbed,
     api::{Fault, Verb, objects},
     traffic::{Tcp, TcpServer},
 };
@@ -501,6 +501,29 @@ fn pod_labels_name_the_pods_and_top_names_both_ends() -> Result<()> {
     let pods = scrape.count_by("aksnet_flow_connections_total", ["src_pod", "dst_pod"]);
     let names = [&client, &web].map(|pod| cluster::pod_name(pod));
     assert_eq!(pods, BTreeMap::from([(names, 9)]));
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+#[test]
+fn a_pod_that_no_object_names_is_one_by_its_nodes_range_from_the_start() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    // No masquerading rule tells where pods are, and none of their routes.
+    let bed = Testbed::kubenet()
+        .hairpin(Hairpin::Veth)
+        .spared([])
+        .build()?;
+    let far = bed.remote_pod(0);
+    let server = TcpServer::echo(far.netns(), (far.ip(), 8080))?;
+    let _api = cluster::start(&bed)?;
+    let home = Home::new()?;
+    let agent = Agent::start(&bed, &home, cluster::flags(&bed, &home)?)?;
+    Tcp::to(server.address())
+        .connections(5)
+        .run(bed.pod(0).netns())?;
+    let ends = ["pod_to_pod", "cross_node", "shop", "frontend", "", ""];
+    let expected = BTreeMap::from([row(ends, 5)]);
+    similar(&connections(&agent.settled()?), &expected);
     agent.stop(Signal::SIGTERM)?;
     Ok(())
 }
