@@ -10,6 +10,7 @@
     reason = "numbers of a benchmark are small and printed with three digits"
 )]
 
+#[expect(unreachable_pub, reason = "one benchmark: `pub` says what it uses")]
 mod cluster;
 
 use std::{

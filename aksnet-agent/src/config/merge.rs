@@ -1,7 +1,9 @@
 //! Lays the sources of settings over each other: flag > environment > file > default. Pure: takes raw
 //! values, returns a [`Config`] and where each value came from.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use ipnet::IpNet;
 
 use super::{
     Config,
@@ -223,6 +225,8 @@ pub fn merge(layers: Vec<Vec<Given>>) -> Result<Effective, ConfigError> {
         config: Config::default(),
         origins: BTreeMap::new(),
     };
+    // Of each setting what its highest layer says.
+    let mut values: BTreeMap<&'static str, Values> = BTreeMap::new();
     for given in layers.into_iter().flatten() {
         let key = given.setting.key;
         let error = |message: String, place: &Place| ConfigError {
@@ -246,37 +250,85 @@ pub fn merge(layers: Vec<Vec<Given>>) -> Result<Effective, ConfigError> {
         effective
             .origins
             .insert(key, Origin::Given(given.place.clone()));
+        values.insert(key, given.values);
     }
-    one_meaning_per_range(&effective)?;
+    one_meaning_per_range(&values)?;
     Ok(effective)
 }
 
-/// The same range cannot be two things. (A range within another is fine: the narrower one wins.)
-fn one_meaning_per_range(effective: &Effective) -> Result<(), ConfigError> {
-    let c = &effective.config;
-    let mut seen: BTreeMap<ipnet::IpNet, &'static str> = BTreeMap::new();
-    for (key, nets) in [
-        ("pod_cidr", &c.pod_cidr),
-        ("service_cidr", &c.service_cidr),
-        ("node_cidr", &c.node_cidr),
-        ("private_endpoint_cidr", &c.private_endpoint_cidr),
-    ] {
-        for net in nets {
-            if let Some(other) = seen.insert(*net, key).filter(|other| *other != key) {
-                let Origin::Given(place) = effective.origin(key).clone() else {
-                    continue;
-                };
+/// The same range cannot be two things. A range within another is fine: the narrower one wins. Nodes may have the
+/// whole virtual network, as they do on small clusters: they win there.
+fn one_meaning_per_range(values: &BTreeMap<&'static str, Values>) -> Result<(), ConfigError> {
+    let mut seen: BTreeMap<IpNet, Vec<Meaning>> = BTreeMap::new();
+    for key in RANGES {
+        for (text, place) in values.get(key).into_iter().flatten() {
+            let (name, net) = match text.split_once('=') {
+                Some((name, net)) => (name, net),
+                None => ("", text.as_str()),
+            };
+            // What is no range was refused before; an address is a range of one.
+            let Ok(net) = net
+                .parse::<IpNet>()
+                .or_else(|_| net.parse::<IpAddr>().map(IpNet::from))
+            else {
+                continue;
+            };
+            let meaning = Meaning { key, name, place };
+            let others = seen.entry(net).or_default();
+            if let Some(other) = others.iter().find(|other| !meaning.goes_with(other)) {
                 return Err(ConfigError {
-                    place,
+                    place: place.clone(),
                     key: Some(key),
                     message: format!(
-                        "{net} is already given as {other}; it can only be one of them"
+                        "{net} is {} here and {} at {}; it can only be one of them",
+                        meaning.text(),
+                        other.text(),
+                        Origin::Given(other.place.clone()),
                     ),
                 });
             }
+            others.push(meaning);
         }
     }
     Ok(())
+}
+
+/// The raw values of a setting, each with its place.
+type Values = Vec<(String, Place)>;
+
+/// The settings that say what a range is.
+const RANGES: [&str; 7] = [
+    "pod_cidr",
+    "service_cidr",
+    "node_cidr",
+    "vnet_cidr",
+    "private_endpoint_cidr",
+    "named_cidr",
+    "load_balancer",
+];
+
+/// What a range is said to be.
+struct Meaning<'a> {
+    key: &'static str,
+    name: &'a str,
+    place: &'a Place,
+}
+
+impl Meaning<'_> {
+    fn goes_with(&self, other: &Self) -> bool {
+        let keys = [self.key, other.key];
+        (self.key == other.key && self.name == other.name)
+            || keys == ["vnet_cidr", "node_cidr"]
+            || keys == ["node_cidr", "vnet_cidr"]
+    }
+
+    fn text(&self) -> String {
+        if self.name.is_empty() {
+            self.key.to_owned()
+        } else {
+            format!("'{}' of {}", self.name, self.key)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -363,15 +415,63 @@ mod tests {
     }
 
     #[test]
-    fn one_range_has_one_meaning() {
-        let e = merge(vec![
-            flag("pod_cidr", "10.0.0.0/16"),
-            flag("service_cidr", "10.0.0.0/16"),
-        ]);
+    fn one_range_has_one_meaning_and_both_places_are_named() {
+        let said = |layers| merge(layers).unwrap_err().to_string();
         assert_eq!(
-            e.unwrap_err().to_string(),
-            "--service-cidr: 10.0.0.0/16 is already given as pod_cidr; it can only be one of them"
+            said(vec![
+                flag("pod_cidr", "10.0.0.0/16"),
+                flag("service_cidr", "10.0.0.0/16"),
+            ]),
+            "--service-cidr: 10.0.0.0/16 is service_cidr here and pod_cidr at flag; it can only be one of them"
         );
+        // Each value of a list has its own line.
+        let text = "vnet_cidr = [\n'10.1.0.0/16',\n'fd00:1::/48',\n]\n\
+                    named_cidr = [\n'onprem=10.50.0.0/16',\n'lab=fd00:1::/48',\n]";
+        assert_eq!(
+            said(vec![file::read("f.toml", text).unwrap()]),
+            "f.toml:7: named_cidr: fd00:1::/48 is 'lab' of named_cidr here and vnet_cidr at f.toml:3; \
+             it can only be one of them"
+        );
+        let text = "named_cidr = [\n'onprem=10.50.0.0/16',\n'lab=10.50.0.0/16',\n]";
+        assert_eq!(
+            said(vec![file::read("f.toml", text).unwrap()]),
+            "f.toml:3: named_cidr: 10.50.0.0/16 is 'lab' of named_cidr here and 'onprem' of named_cidr at f.toml:2; \
+             it can only be one of them"
+        );
+        assert_eq!(
+            said(vec![
+                file::read("f.toml", "private_endpoint_cidr = ['10.9.9.9/32']").unwrap(),
+                flag("load_balancer", "10.9.9.9"),
+            ]),
+            "--load-balancer: 10.9.9.9/32 is load_balancer here and private_endpoint_cidr at f.toml:1; \
+             it can only be one of them"
+        );
+    }
+
+    #[test]
+    fn ranges_that_lie_within_each_other_or_mean_the_same_are_fine() {
+        for layers in [
+            vec![
+                flag("vnet_cidr", "10.0.0.0/8"),
+                flag("pod_cidr", "10.244.0.0/16"),
+                flag("named_cidr", "lab=10.9.0.0/16"),
+            ],
+            // Nodes may have the whole network.
+            vec![
+                flag("vnet_cidr", "10.224.0.0/16"),
+                flag("node_cidr", "10.224.0.0/16"),
+            ],
+            // Said twice.
+            vec![flag("pod_cidr", "10.244.0.0/16,10.244.0.0/16")],
+            // The flag replaces what the file says.
+            vec![
+                file::read("f.toml", "pod_cidr = ['10.0.0.0/16']").unwrap(),
+                flag("pod_cidr", "10.244.0.0/16"),
+                flag("service_cidr", "10.0.0.0/16"),
+            ],
+        ] {
+            assert!(merge(layers).is_ok());
+        }
     }
 
     #[test]
