@@ -5,12 +5,13 @@
 //! already has. Folding is exact: a cell's counters are accounted to the last packet, as a cell is given
 //! back only when its counters were read after the last packet that could have found it.
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range};
 
 use aksnet_common::{
     cell::{CLOSING, LIVE, PHASE, QUIET_MS},
-    flow::ColdCell,
+    flow::{Addr, ColdCell, ORIGIN_NODE},
     packet::{FIN, RST},
+    stats::Role,
 };
 
 use super::{
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     classify::Whois,
-    identify::object::Kind,
+    identify::{self, object::Kind},
     metrics::{Families, Metrics},
     plan::Place,
 };
@@ -113,6 +114,8 @@ pub(super) struct Sweep<'a> {
     pub(super) whois: Whois<'a>,
     pub(super) names: &'a DropNames,
     pub(super) now: Now,
+    /// Addresses of this node's pods whose names are known; `None` where nobody tells of them.
+    named: Option<HashSet<Addr>>,
     /// Milliseconds of the collector's clock.
     pub(super) ms: u32,
     /// Cells whose flows are judged again in this sweep, as the plan has changed.
@@ -209,11 +212,13 @@ impl Collector {
             names,
             now,
             ms,
+            named: named_pods(whois.index),
             replan: self.replan(whois, source.cells()),
             last,
             report: SweepReport::default(),
         };
         sweep.families.nat.advance(now.monotonic_ns);
+        sweep.families.symbols.forget_names();
 
         self.scan(source, &mut sweep);
         self.judge(source, &mut sweep);
@@ -319,21 +324,24 @@ impl Collector {
 
     /// Whether a young flow is a pod's of this node that no object was heard of yet. Its counts wait in the cell.
     fn awaits_name<S: Source>(&self, source: &S, sweep: &Sweep, cell: u32) -> bool {
-        let whois = sweep.whois;
-        let told = [Kind::LocalPod, Kind::Sandbox];
-        if !told.iter().any(|kind| whois.index.synced(*kind)) {
+        let Some(named) = &sweep.named else {
+            return false;
+        };
+        let (whois, hot) = (sweep.whois, source.hot(cell));
+        // A pod's own packets come in through its interface; to it, they come from anywhere else.
+        let (address, port) = match whois.plan.role(hot.key.ifindex) {
+            Some(Role::Pod) if hot.key.origin != ORIGIN_NODE => (hot.key.src, hot.key.src_port),
+            _ => (hot.key.dst, hot.key.dst_port),
+        };
+        if named.contains(&address) {
             return false;
         }
-        let hot = source.hot(cell);
         let young = u64::from(self.config.name_wait_ms) * 1_000_000;
         if hot.first_ns.saturating_add(young) <= sweep.now.monotonic_ns {
             return false;
         }
-        let awaited = |address, port| {
-            let peer = whois.peer(address, port, hot.first_ns);
-            peer.holder.is_none() && peer.place() == Place::LocalPod
-        };
-        awaited(hot.key.src, hot.key.src_port) || awaited(hot.key.dst, hot.key.dst_port)
+        let peer = whois.peer(address, port, hot.first_ns);
+        peer.holder.is_none() && peer.place() == Place::LocalPod
     }
 
     /// A known cell with news: folds it, or leaves it to be judged again first.
@@ -466,6 +474,16 @@ impl Collector {
         }
         self.freeing.clear();
     }
+}
+
+/// The addresses of this node's pods, if a source has told of all of them.
+fn named_pods(index: &identify::index::Index) -> Option<HashSet<Addr>> {
+    let told = [Kind::LocalPod, Kind::Sandbox];
+    if !told.iter().any(|kind| index.synced(*kind)) {
+        return None;
+    }
+    let pods = index.pods_on_node();
+    Some(pods.flat_map(|pod| pod.addresses.iter().copied()).collect())
 }
 
 /// Milliseconds on the collector's own clock, which wraps after 49 days: only differences count.

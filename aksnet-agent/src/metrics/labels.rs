@@ -3,11 +3,19 @@
 //! A symbol is a small number that stands for a string, so that a label set is a few words that compare and
 //! hash fast. Symbols are never forgotten; the series budget bounds how many reach a series.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
+};
 
-use aksnet_common::{packet, passage::NatKind};
+use aksnet_common::{flow::mix, packet, passage::NatKind};
 
-use crate::classify::{Class, Peer, Scope, Whois};
+use crate::{
+    classify::{Class, Peer, Scope, Whois},
+    identify::{index::Index, names::Name},
+};
 
 /// The value of an identity label in a series that stands for many.
 pub const OTHER: &str = "other";
@@ -28,6 +36,25 @@ impl Symbol {
 pub struct Symbols {
     strings: Vec<Arc<str>>,
     numbers: HashMap<Arc<str>, Symbol>,
+    /// Symbols of the index's names, as far as they were asked for since [`Self::forget_names`].
+    names: HashMap<Name, Symbol, BuildHasherDefault<NameHasher>>,
+}
+
+/// Names are small numbers: nothing to hash, but spread them over the table's high bits, too.
+#[derive(Clone, Copy, Debug, Default)]
+struct NameHasher(u64);
+
+impl Hasher for NameHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0 << 8 | u64::from(*byte);
+        }
+        self.0 = mix(self.0);
+    }
 }
 
 impl Default for Symbols {
@@ -35,6 +62,7 @@ impl Default for Symbols {
         let mut symbols = Self {
             strings: Vec::new(),
             numbers: HashMap::new(),
+            names: HashMap::default(),
         };
         symbols.intern("");
         symbols.intern(OTHER);
@@ -55,6 +83,22 @@ impl Symbols {
         self.strings.push(Arc::clone(&string));
         self.numbers.insert(string, Symbol(number));
         Symbol(number)
+    }
+
+    /// The symbol of one of the index's names. The index gives the numbers of names that are gone to others, so this
+    /// holds for as long as the index is not changed: call [`Self::forget_names`] before.
+    pub fn of_name(&mut self, index: &Index, name: Name) -> Symbol {
+        if let Some(symbol) = self.names.get(&name) {
+            return *symbol;
+        }
+        let symbol = self.intern(index.text(name));
+        self.names.insert(name, symbol);
+        symbol
+    }
+
+    /// The index may have changed.
+    pub fn forget_names(&mut self) {
+        self.names.clear();
     }
 
     /// The string of a symbol.
@@ -85,9 +129,15 @@ impl Party {
 
 /// A peer as labels name it.
 pub fn party(symbols: &mut Symbols, whois: &Whois, peer: &Peer) -> Party {
-    Party {
-        namespace: symbols.intern(whois.namespace(peer)),
-        workload: symbols.intern(whois.workload(peer)),
+    match peer.holder {
+        Some(holder) => Party {
+            namespace: symbols.of_name(whois.index, holder.namespace),
+            workload: symbols.of_name(whois.index, holder.workload),
+        },
+        None => Party {
+            namespace: Symbol::EMPTY,
+            workload: symbols.intern(whois.plan.name(peer.site)),
+        },
     }
 }
 

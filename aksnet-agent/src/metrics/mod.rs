@@ -183,6 +183,7 @@ impl Metrics {
         clients: impl IntoIterator<Item = (Addr, u64)>,
     ) {
         let mut families = self.lock();
+        families.symbols.forget_names();
         let mut by_party: BTreeMap<labels::Party, u64> = BTreeMap::new();
         for (address, connections) in clients {
             let client = whois.peer(address, 0, now);
