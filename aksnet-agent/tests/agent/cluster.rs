@@ -1,11 +1,11 @@
 //! A *cluster*: what an API server on the node's loopback says of a testbed, whose pods are Deployments named after them.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use anyhow::Result;
 use serde_json::{Value, json};
 use xtask::testbed::{
-    Node, Pod, Service, Testbed,
+    Flavour, Node, Pod, Service, Testbed,
     api::{self, ApiServer, objects},
 };
 
@@ -17,7 +17,10 @@ const ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 6443);
 /// The zones of the node under test and of the other one.
 pub const ZONES: [&str; 2] = ["westeurope-1", "westeurope-2"];
 
-/// Connections by these labels.
+/// How many connections there are, by class, scope, and who talks to whom.
+pub type Connections = BTreeMap<[String; 6], u64>;
+
+/// Their labels.
 pub const ENDS: [&str; 6] = [
     "class",
     "scope",
@@ -61,7 +64,13 @@ pub fn tell(api: &ApiServer, bed: &Testbed) {
     api.apply_all(["default", "shop"].map(objects::namespace));
     for (node, zone) in [bed.node(), bed.node2()].into_iter().zip(ZONES) {
         let (address, pods) = (node.ip().to_string(), node.plan().pods.v4.to_string());
-        api.apply(objects::node(node.name(), &address, &pods, zone));
+        let mut object = objects::node(node.name(), &address, &pods, zone);
+        if bed.plan().flavour != Flavour::AzureOverlay {
+            // AKS has this label on nodes with the overlay only.
+            let labels = object["metadata"]["labels"].as_object_mut();
+            labels.and_then(|labels| labels.remove("kubernetes.azure.com/podnetwork-type"));
+        }
+        api.apply(object);
         for pod in node.pods() {
             api.apply(pod_object(node, &pod));
         }
@@ -112,12 +121,33 @@ pub fn tell_service(
     object
 }
 
-/// Connections by class, scope, and who talks to whom; without those that nobody but the network makes (ICMPv6).
-pub fn connections(scrape: &Scrape) -> std::collections::BTreeMap<[String; 6], u64> {
+/// Those of a scrape.
+pub fn connections(scrape: &Scrape) -> Connections {
     scrape.count_by("aksnet_flow_connections_total", ENDS)
 }
 
-/// A row of [`connections`].
-pub fn row(ends: [&str; 6], count: u64) -> ([String; 6], u64) {
-    (ends.map(str::to_owned), count)
+/// A row of [`connections`]: class, scope, and two of `namespace/workload`, all separated by blanks.
+pub fn row(text: &str, count: u64) -> ([String; 6], u64) {
+    let words: Vec<&str> = text.split(' ').collect();
+    let [class, scope, from, to] = words[..] else {
+        panic!("{text}: four words")
+    };
+    let [from, to] = [from, to].map(|who| who.split_once('/').expect("namespace/workload"));
+    let row = [class, scope, from.0, from.1, to.0, to.1];
+    (row.map(str::to_owned), count)
+}
+
+/// The two are equal; shows where they are not.
+pub fn equal(counted: &Connections, expected: &Connections) {
+    let beyond = |a: &Connections, b: &Connections| -> Vec<String> {
+        a.iter()
+            .filter(|(key, n)| b.get(*key) != Some(n))
+            .map(|(key, n)| format!("{n} {key:?}"))
+            .collect()
+    };
+    let (more, fewer) = (beyond(counted, expected), beyond(expected, counted));
+    assert!(
+        more.is_empty() && fewer.is_empty(),
+        "counted {more:#?}\nexpected {fewer:#?}"
+    );
 }

@@ -38,6 +38,8 @@ mod scale;
 
 mod logs;
 
+mod ways;
+
 mod names;
 
 mod bill;
