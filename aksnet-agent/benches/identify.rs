@@ -6,7 +6,6 @@
 
 #![expect(
     clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
     reason = "numbers of a benchmark are small and printed with three digits"
 )]
 

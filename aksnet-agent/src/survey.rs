@@ -117,8 +117,8 @@ impl Survey {
                 tokio::pin!(due);
                 loop {
                     tokio::select! {
-                        changed = changes.changed() => {
-                            if changed.is_err() {
+                        told = changes.changed() => {
+                            if told.is_err() {
                                 return;
                             }
                             break;

@@ -45,7 +45,7 @@ impl Cluster {
                 server.apply(objects::pod(namespace, &name, app, node.name(), &address));
             }
         }
-        server.apply_all(services(bed, shop)?);
+        server.apply_all(services(bed, shop));
         let kubeconfig = bed.node().root().join("kubeconfig");
         std::fs::write(&kubeconfig, server.kubeconfig())
             .with_context(|| format!("cannot write {}", kubeconfig.display()))?;
@@ -85,7 +85,7 @@ fn pod_name(app: &str, node: &str) -> String {
     format!("{app}-7d4b9c6f5d-x{last}k2p")
 }
 
-fn services(bed: &Testbed, shop: &Shop<'_>) -> Result<Vec<Value>> {
+fn services(bed: &Testbed, shop: &Shop<'_>) -> Vec<Value> {
     let mut told = Vec::new();
     for (namespace, service, app, port) in shop.services() {
         let name = service.name();
@@ -113,5 +113,5 @@ fn services(bed: &Testbed, shop: &Shop<'_>) -> Result<Vec<Value>> {
             .collect();
         told.push(objects::slice(namespace, name, &pods));
     }
-    Ok(told)
+    told
 }

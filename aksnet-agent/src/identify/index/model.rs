@@ -279,8 +279,8 @@ proptest! {
                     prop_assume!(gone.len() < 2);
                     index.settle(kind, at);
                     for name in gone {
- model.delete(kind, &name, now);
-}
+                        model.delete(kind, &name, now);
+                    }
                 }
                 Step::Expire => index.expire(at),
             }

@@ -138,7 +138,7 @@ impl Poll {
                 }
                 Err(why) => {
                     self.client = None;
-                    self.failed(why);
+                    self.failed(&why);
                     pace.after_failure()
                 }
             };
@@ -291,16 +291,16 @@ impl Poll {
         }
     }
 
-    fn failed(&mut self, why: String) {
-        self.report(false, Some(why.clone()));
+    fn failed(&mut self, why: &str) {
+        self.report(false, Some(why.to_owned()));
         let sandboxes = self.known.len();
         self.status.send_modify(|status| {
             status.synced = false;
-            status.last_error = Some(why.clone());
+            status.last_error = Some(why.to_owned());
             status.sandboxes = sandboxes;
         });
         match self.in_touch.replace(false) {
-            Some(false) => return,
+            Some(false) => {}
             Some(true) => {
                 tracing::warn!("lost touch with the container runtime, trying again: {why}");
             }
