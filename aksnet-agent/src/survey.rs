@@ -38,6 +38,12 @@ const CHECK: Duration = Duration::from_secs(1);
 /// Between two questions to a metadata service that did not answer.
 const ASK_AGAIN: Duration = Duration::from_mins(10);
 
+/// How long to wait after a survey that took so long: on a node with very large legacy tables it takes 100 ms, and
+/// shall not take more than a fiftieth of a core.
+fn pause_after(took: Duration) -> Duration {
+    PAUSE.max(took * 50).min(EVERY)
+}
+
 /// What one survey says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Surveyed {
@@ -112,7 +118,7 @@ impl Survey {
                     }
                     news
                 });
-                sleep_until(began + PAUSE).await;
+                sleep_until(Instant::now() + pause_after(began.elapsed())).await;
                 let due = sleep_until(began + EVERY);
                 tokio::pin!(due);
                 loop {
@@ -227,4 +233,84 @@ fn of_kubernetes(index: &Index) -> (Option<Labels>, Option<Kubernetes>, Vec<IpNe
         sandboxes: None,
     };
     (Some(labels.collect()), Some(kubernetes), pod_cidrs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identify::object::{Kind, Labels as ObjectLabels, Node, Object, Pod};
+
+    #[test]
+    fn surveys_take_a_fiftieth_of_a_core_at_the_most_and_come_each_minute_at_the_least() {
+        assert_eq!(pause_after(Duration::from_millis(3)), PAUSE);
+        assert_eq!(
+            pause_after(Duration::from_millis(100)),
+            Duration::from_secs(5)
+        );
+        assert_eq!(pause_after(Duration::from_secs(9)), EVERY);
+    }
+
+    fn node(name: &str, pod_cidr: &str) -> Object {
+        Object::Node(Node {
+            name: name.into(),
+            addresses: vec![],
+            zone: "eastus2-1".into(),
+            pod_cidrs: vec![pod_cidr.parse().unwrap()],
+            labels: ObjectLabels::from([("a".into(), "b".into())]),
+            pod_capacity: 0,
+        })
+    }
+
+    fn pod(name: &str, host_network: bool, finished: bool) -> Object {
+        Object::Pod(Pod {
+            kind: Kind::LocalPod,
+            key_name: name.into(),
+            namespace: "shop".into(),
+            name: name.into(),
+            uid: name.into(),
+            addresses: vec![
+                std::net::IpAddr::from([10, 244, 0, u8::try_from(name.len()).unwrap()]).into(),
+            ],
+            workload: name.into(),
+            node: "aks-1".into(),
+            host_network,
+            finished,
+            labels: [].into(),
+            named_ports: vec![],
+            host_ports: vec![],
+        })
+    }
+
+    #[test]
+    fn neighbouring_pod_ranges_are_joined_and_pods_with_an_address_of_their_own_counted() {
+        let mut index = Index::new("aks-1");
+        for (name, net) in [
+            ("aks-1", "10.244.0.0/24"),
+            ("aks-2", "10.244.1.0/24"),
+            ("aks-3", "10.244.9.0/24"),
+        ] {
+            index.apply(node(name, net), 1);
+        }
+        index.begin(Kind::LocalPod);
+        index.apply(pod("web", false, false), 1);
+        index.apply(pod("proxy", true, false), 1);
+        index.apply(pod("finished", false, true), 1);
+        index.settle(Kind::LocalPod, 1);
+        let (labels, kubernetes, pod_cidrs) = of_kubernetes(&index);
+        assert_eq!(labels.unwrap()["a"], "b");
+        let kubernetes = kubernetes.unwrap();
+        assert_eq!(kubernetes.pods, 1);
+        assert_eq!(kubernetes.pod_cidrs, ["10.244.0.0/24".parse().unwrap()]);
+        let joined: Vec<String> = pod_cidrs.iter().map(ToString::to_string).collect();
+        assert_eq!(joined, ["10.244.0.0/23", "10.244.9.0/24"]);
+    }
+
+    #[test]
+    fn a_node_that_kubernetes_does_not_know_has_neither_labels_nor_an_account() {
+        let mut index = Index::new("stranger");
+        index.apply(node("aks-2", "10.244.1.0/24"), 1);
+        let (labels, kubernetes, pod_cidrs) = of_kubernetes(&index);
+        assert_eq!((labels, kubernetes), (None, None));
+        assert_eq!(pod_cidrs.len(), 1);
+    }
 }

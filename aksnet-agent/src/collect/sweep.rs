@@ -100,8 +100,8 @@ pub struct Collector {
     pub(super) now: Now,
     /// Milliseconds between the last two sweeps.
     pub(super) interval_ms: u32,
-    /// What was judged by: the plan's number and the index's generation.
-    judged_by: (u64, u64),
+    /// What was judged by: the plan's number and the index's generation; `None` before the first sweep.
+    judged_by: Option<(u64, u64)>,
     /// Flows of pods whose names were not known when they were judged.
     pub(super) nameless: Vec<u32>,
     /// The flows of so many cells, from this one on, were judged by an older plan.
@@ -149,7 +149,7 @@ impl Collector {
             started_ns: None,
             now: Now::default(),
             interval_ms: 0,
-            judged_by: (0, 0),
+            judged_by: None,
             nameless: Vec::new(),
             stale: (0, 0),
         }
@@ -237,9 +237,10 @@ impl Collector {
     /// longer than a sweep should: it is spread over several.
     fn replan(&mut self, whois: Whois, cells: u32) -> Range<u32> {
         let (mut from, mut count) = self.stale;
-        let judging_by = (whois.plan.id(), whois.index.generation());
-        if self.judged_by != judging_by {
-            self.judged_by = judging_by;
+        let judging_by = Some((whois.plan.id(), whois.index.generation()));
+        let before = std::mem::replace(&mut self.judged_by, judging_by);
+        // The first sweep judges everything anyway.
+        if before.is_some() && before != judging_by {
             count = cells;
         }
         if from >= cells {

@@ -22,6 +22,8 @@ use crate::{
 
 mod exact;
 
+mod named;
+
 const MS: u64 = 1_000_000;
 const START: u64 = 1_000_000 * MS;
 const POD_IF: u32 = 11;
