@@ -165,3 +165,112 @@ fn an_empty_pod_bridge_keeps_its_meaning_and_dockers_does_not_get_one() {
         ["10.244.0.0/24"]
     );
 }
+
+mod context {
+    //! What surveys and Kubernetes add.
+    use super::*;
+    use crate::{
+        node::{
+            Context,
+            found::{Finding, Found, Masquerade},
+        },
+        plan::SourceNat,
+    };
+
+    fn found(cni: &'static str, spared: &[&str], zone: &str) -> Found {
+        fn finding<T>(value: T) -> Finding<T> {
+            Finding {
+                value: Some(value),
+                evidence: vec![],
+            }
+        }
+        Found {
+            cni: finding(cni),
+            proxy_mode: finding("iptables"),
+            policy_engine: finding("none"),
+            masquerade: finding(Some(Masquerade {
+                agent: "ip-masq-agent",
+                chain: "IP-MASQ-AGENT",
+                spared: spared.iter().map(|net| net.parse().unwrap()).collect(),
+                link_local: Some(true),
+                random_fully: false,
+            })),
+            local_dns: finding(vec!["169.254.30.30".parse().unwrap()]),
+            addresses: finding(vec![]),
+            zone: finding(zone.to_owned()),
+            kernel: String::new(),
+        }
+    }
+
+    fn planned(context: &Context) -> (Vec<Fact>, Plan) {
+        let (snapshot, config) = (kubenet(), Config::default());
+        let watched = roles::assign(&snapshot, &config).watched;
+        let facts = gather(&snapshot, &watched, &config, context);
+        let plan = super::super::plan(&facts, &watched, "aks-1", context.found.as_ref());
+        (facts, plan)
+    }
+
+    fn place(plan: &Plan, ip: &str) -> Place {
+        plan.place(ip.parse::<IpAddr>().unwrap().into())
+    }
+
+    #[test]
+    fn a_spared_range_that_holds_this_nodes_pods_is_where_the_clusters_pods_live() {
+        let context = Context {
+            found: Some(found("kubenet", &["10.244.0.0/16", "192.168.0.0/16"], "")),
+            ..Context::default()
+        };
+        let (_, plan) = planned(&context);
+        assert_eq!(place(&plan, "10.244.7.7"), Place::RemotePod);
+        assert_eq!(place(&plan, "192.168.1.1"), Place::Private);
+        assert_eq!(plan.source_nat(), SourceNat::Everything);
+    }
+
+    #[test]
+    fn a_spared_range_that_holds_the_nodes_own_network_is_no_range_of_pods() {
+        let context = Context {
+            found: Some(found("kubenet", &["10.0.0.0/8"], "")),
+            ..Context::default()
+        };
+        let (_, plan) = planned(&context);
+        assert_eq!(place(&plan, "10.244.7.7"), Place::Private);
+        assert_eq!(place(&plan, "10.224.1.1"), Place::Vnet);
+    }
+
+    #[test]
+    fn pod_ranges_of_the_nodes_are_taken_and_a_configured_one_replaces_them() {
+        let context = Context {
+            pod_cidrs: vec!["10.50.0.0/16".parse().unwrap()],
+            own_pod_cidrs: vec!["10.50.3.0/24".parse().unwrap()],
+            ..Context::default()
+        };
+        let (_, plan) = planned(&context);
+        assert_eq!(place(&plan, "10.50.9.9"), Place::RemotePod);
+        assert_eq!(place(&plan, "10.50.3.9"), Place::LocalPod);
+        let config = Config {
+            pod_cidr: vec!["10.60.0.0/16".parse().unwrap()],
+            ..Config::default()
+        };
+        let snapshot = kubenet();
+        let watched = roles::assign(&snapshot, &config).watched;
+        let facts = gather(&snapshot, &watched, &config, &context);
+        assert!(facts.iter().all(|f| f.net.to_string() != "10.50.0.0/16"));
+    }
+
+    #[test]
+    fn zone_and_dns_caches_come_from_what_was_found() {
+        let context = Context {
+            found: Some(found("azure_node_subnet", &[], "eastus2-3")),
+            ..Context::default()
+        };
+        let (_, plan) = planned(&context);
+        assert_eq!(plan.zone(), "eastus2-3");
+        assert_eq!(plan.source_nat(), SourceNat::Internet);
+        assert_eq!(place(&plan, "169.254.30.30"), Place::LocalDns);
+        let (_, bare) = planned(&Context::default());
+        assert_eq!(
+            (bare.zone(), bare.source_nat()),
+            ("", SourceNat::NotExpected)
+        );
+    }
+}
