@@ -67,3 +67,56 @@ fn the_documentation_has_every_family_as_it_is() {
         markdown()
     );
 }
+
+/// Words of a text that look like one of the agent's metrics.
+fn metric_words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("aksnet_"))
+}
+
+#[test]
+fn every_metric_that_a_page_names_is_exported() {
+    // Programs and crates have such names, too.
+    const OTHERS: [&str; 6] = [
+        "aksnet_agent",
+        "aksnet_common",
+        "aksnet_ebpf",
+        "aksnet_enter_",
+        "aksnet_exit_",
+        "aksnet_drop",
+    ];
+    let known: Vec<&str> = describe().iter().map(|d| d.name).collect();
+    let exported = |word: &str| {
+        let family = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|suffix| word.strip_suffix(suffix))
+            .unwrap_or(word);
+        known.contains(&word) || known.contains(&family)
+    };
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut pages = vec![root.join("README.md"), root.join("deploy/README.md")];
+    let docs = std::fs::read_dir(root.join("docs")).unwrap();
+    pages.extend(docs.map(|entry| entry.unwrap().path()));
+    pages.retain(|page| page.extension().is_some_and(|e| e == "md"));
+    assert!(pages.len() > 8, "{pages:?}");
+    let mut named = 0;
+    for page in pages {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for word in metric_words(&text) {
+            let other = OTHERS.contains(&word)
+                || ["aksnet_enter_", "aksnet_exit_"].iter().any(|p| word.starts_with(p))
+                // A pattern: `aksnet_flow_*`.
+                || word.ends_with('_');
+            if other {
+                continue;
+            }
+            named += 1;
+            assert!(
+                exported(word),
+                "{} names {word}, which is not exported",
+                page.display()
+            );
+        }
+    }
+    assert!(named > 50, "{named}");
+}

@@ -50,7 +50,6 @@ fn a_thousand_services_hide_nothing() -> Result<()> {
 }
 
 #[test]
-#[ignore = "writing the rules takes long; prints how long finding out takes"]
 fn ten_thousand_services_hide_nothing() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     find(Backend::Nft, 10_000)?;
