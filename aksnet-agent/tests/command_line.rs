@@ -72,12 +72,34 @@ fn bad_input_is_one_line_and_a_code_by_kind() {
     let file = dir.path().join("agent.toml");
     std::fs::write(&file, "# mine\nlog = \"info\"\nflow_cell = 4\n").unwrap();
     let file = file.to_str().unwrap();
+    let twice = dir.path().join("twice.toml");
+    let text = "vnet_cidr = ['10.9.0.0/16']\nnamed_cidr = ['lab=10.9.0.0/16']\n";
+    std::fs::write(&twice, text).unwrap();
+    let twice = twice.to_str().unwrap();
     let cases: &[Case<'_>] = &[
         (
             &["run", "--pod-cidr", "10.244.0.0/99"],
             &[],
             64,
             "--pod-cidr: '10.244.0.0/99' is not a CIDR",
+        ),
+        (
+            &[
+                "config",
+                "--pod-cidr",
+                "10.0.0.0/16",
+                "--service-cidr",
+                "10.0.0.0/16",
+            ],
+            &[],
+            64,
+            "--service-cidr: 10.0.0.0/16 is service_cidr here and pod_cidr at flag",
+        ),
+        (
+            &["config", "--config", twice],
+            &[],
+            78,
+            "twice.toml:2: named_cidr: 10.9.0.0/16 is 'lab' of named_cidr here and vnet_cidr at",
         ),
         (
             &["run", "--no-such-flag"],

@@ -9,9 +9,8 @@ use std::{collections::HashSet, ops::Range};
 
 use aksnet_common::{
     cell::{CLOSING, LIVE, PHASE, QUIET_MS},
-    flow::{Addr, ColdCell, ORIGIN_NODE},
+    flow::{Addr, ColdCell},
     packet::{FIN, RST},
-    stats::Role,
 };
 
 use super::{
@@ -329,20 +328,17 @@ impl Collector {
             return false;
         };
         let (whois, hot) = (sweep.whois, source.hot(cell));
-        // A pod's own packets come in through its interface; to it, they come from anywhere else.
-        let (address, port) = match whois.plan.role(hot.key.ifindex) {
-            Some(Role::Pod) if hot.key.origin != ORIGIN_NODE => (hot.key.src, hot.key.src_port),
-            _ => (hot.key.dst, hot.key.dst_port),
-        };
-        if named.contains(&address) {
-            return false;
-        }
         let young = u64::from(self.config.name_wait_ms) * 1_000_000;
         if hot.first_ns.saturating_add(young) <= sweep.now.monotonic_ns {
             return false;
         }
-        let peer = whois.peer(address, port, hot.first_ns);
-        peer.holder.is_none() && peer.place() == Place::LocalPod
+        // The plan alone knows where this node's pods are; only of those that nobody named is the index asked.
+        let awaited = |address: Addr| {
+            !named.contains(&address)
+                && whois.plan.place(address) == Place::LocalPod
+                && whois.index.lookup(address, hot.first_ns).is_none()
+        };
+        awaited(hot.key.src) || awaited(hot.key.dst)
     }
 
     /// A known cell with news: folds it, or leaves it to be judged again first.

@@ -95,6 +95,34 @@ fn a_young_flow_waits_for_its_pods_name_and_loses_nothing() {
 }
 
 #[test]
+fn a_reply_waits_for_the_name_of_whom_it_goes_to() {
+    let mut named = Named::new();
+    let told = named.node.ns;
+    named.index.apply(pod("web", POD2), told);
+    let there = tuple(POD_IN_PLAN, 40_000, POD2, 80);
+    let back = tuple(POD2, 80, POD_IN_PLAN, 40_000);
+    for (t, tcp) in [(there, SYN), (back, SYN | ACK)] {
+        named
+            .node
+            .packet(key(TCP, POD_IF, t), t, POD_IF, tcp, STAGE_FIRST);
+    }
+    named.node.after(1_000);
+    let report = named.sweep(0);
+    assert_eq!((report.new, report.unsettled), (0, 2));
+    let told = named.node.ns;
+    named.index.apply(pod("young", POD_IN_PLAN), told);
+    named.node.after(1_000);
+    assert_eq!(named.sweep(0).new, 2);
+    for labels in [
+        [("src_workload", "young"), ("dst_workload", "web")],
+        [("src_workload", "web"), ("dst_workload", "young")],
+    ] {
+        let packets = named.node.value("aksnet_flow_packets_total", &labels);
+        assert!(near(packets, 1.0), "{}", named.node.text());
+    }
+}
+
+#[test]
 fn a_flow_whose_pods_name_does_not_come_is_counted_without_and_named_later() {
     let mut named = Named::new();
     named.egress(40_000, SYN);
