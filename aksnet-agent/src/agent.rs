@@ -90,7 +90,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Looks at the node, loads, attaches, and sweeps once.
+    /// Looks at the node, loads and attaches.
     ///
     /// # Errors
     /// When an interface that the config names is not there, netlink fails, or the programs are refused.
@@ -145,8 +145,6 @@ impl Agent {
                 tracing::warn!("program {}", program.summary());
             }
         }
-        agent.wait_for_sources().await;
-        agent.sweep();
         Ok(agent)
     }
 
@@ -168,6 +166,11 @@ impl Agent {
     /// When the node can no longer be followed.
     pub async fn live<T>(&mut self, stop: impl Future<Output = T>) -> Result<T, Failure> {
         let mut stop = std::pin::pin!(stop);
+        // A signal does not wait for names.
+        tokio::select! {
+            stopped = &mut stop => return Ok(stopped),
+            () = self.wait_for_sources() => self.sweep(),
+        }
         let mut sweeps = tokio::time::interval(self.config.interval);
         sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // The first is done.

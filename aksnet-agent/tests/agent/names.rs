@@ -14,7 +14,7 @@ use xtask::testbed::{
 
 use crate::{
     cluster::{self, connections, equal, row},
-    life::{Agent, Home, eventually, turn},
+    life::{Agent, Home, LISTEN, attached, eventually, turn},
     line::Line,
 };
 
@@ -44,6 +44,15 @@ impl Shop {
             &self.home,
             cluster::flags(&self.bed, &self.home)?,
         )
+    }
+
+    /// An agent that need not be ready yet.
+    fn starting(&self) -> Result<Agent<'_>> {
+        let mut command = self.home.command(&self.bed, "run");
+        command
+            .args(["--listen", LISTEN, "--interval", "100ms"])
+            .args(cluster::flags(&self.bed, &self.home)?);
+        Agent::spawn(&self.bed, &self.home, &mut command)
     }
 
     /// So many connections from a pod to the web pod.
@@ -222,6 +231,22 @@ fn a_pod_whose_object_comes_late_is_counted_under_its_name() -> Result<()> {
         &packets,
         &BTreeMap::from([row(ends, sent), row(back, received)]),
     );
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+#[test]
+fn a_signal_does_not_wait_for_an_api_server_that_is_not_there() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let shop = Shop::new()?;
+    let agent = shop.starting()?;
+    eventually("its pods are attached", || {
+        Ok(agent.said().contains("serving http://") && !attached(&shop.bed)?.is_empty())
+    })?;
+    // It waits for names now, and is alive.
+    assert_eq!(agent.get("/live", "")?.status, 200);
+    assert_eq!(agent.get("/ready", "")?.status, 503);
+    // In the two seconds that it promises, with nothing left attached.
     agent.stop(Signal::SIGTERM)?;
     Ok(())
 }
