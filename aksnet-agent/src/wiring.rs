@@ -210,14 +210,11 @@ impl Inner {
 }
 
 fn now() -> Now {
-    let monotonic = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |t| {
-        u64::try_from(std::time::Duration::from(t).as_nanos()).unwrap_or(u64::MAX)
-    });
     let wall = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     Now {
-        monotonic_ns: monotonic,
+        monotonic_ns: shared::now(),
         unix_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
     }
 }

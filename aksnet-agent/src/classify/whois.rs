@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use aksnet_common::{flow::Addr, passage::Tuple};
 
 use crate::{
-    conntrack::{Follower, Table},
+    conntrack::Follower,
     identify::{
         index::{Holder, Index, What},
         object::Moment,
@@ -62,12 +62,6 @@ impl Peer {
 pub trait Translations {
     /// The tuple before, for the tuple with which the packets leave.
     fn dialled(&self, protocol: u8, leaving: &Tuple) -> Option<Tuple>;
-}
-
-impl Translations for Table {
-    fn dialled(&self, protocol: u8, leaving: &Tuple) -> Option<Tuple> {
-        self.dialled(protocol, leaving)
-    }
 }
 
 impl Translations for Follower {

@@ -4,6 +4,8 @@
 //! [`Change::Settle`]: what was not applied in between is gone. After that it tells of changes alone. A source
 //! that merely loses touch says nothing: what it told stays true until it knows better.
 
+use std::time::SystemTime;
+
 use serde::Serialize;
 
 use super::object::{Key, Kind, Object};
@@ -39,6 +41,13 @@ pub struct Status {
     pub lists: u64,
     /// Objects of which something was left out, or everything.
     pub odd: u64,
+}
+
+/// Now, as [`Status::since`] has it.
+#[must_use]
+pub(super) fn unix_seconds() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_secs())
 }
 
 /// Takes what sources learn. The calls are short and never wait for the network; they come from several tasks at

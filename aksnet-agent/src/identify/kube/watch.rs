@@ -16,7 +16,7 @@
 use std::{
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use backon::ExponentialBackoff;
@@ -35,7 +35,7 @@ use super::{
 use crate::identify::{
     object::Kind,
     reduce::{self, Event, PageEnd, Reduced, Reducer},
-    sink::{Change, Sink, Status},
+    sink::{self, Change, Sink, Status},
 };
 
 /// Which state a list asks for.
@@ -109,7 +109,7 @@ impl Watch {
             health,
             reducer: Reducer::default(),
             status: Status {
-                since: wall(),
+                since: sink::unix_seconds(),
                 ..Status::default()
             },
             changes: Vec::new(),
@@ -178,7 +178,7 @@ impl Watch {
         self.health.lost(self.kind(), failure);
         debug!(kind = self.kind().name(), "failed: {}", failure.message);
         if self.status.connected {
-            self.status.since = wall();
+            self.status.since = sink::unix_seconds();
         }
         self.status.connected = false;
         self.status.retries += 1;
@@ -353,7 +353,7 @@ impl Watch {
         self.health.back(self.kind());
         if !self.status.connected {
             self.status.connected = true;
-            self.status.since = wall();
+            self.status.since = sink::unix_seconds();
             self.post();
         }
     }
@@ -396,11 +396,6 @@ fn unreadable(broken: Broken) -> Failure {
         Broken::Garbage => "the answer is no list of the API",
     };
     Failure::new(Class::Broken, text)
-}
-
-fn wall() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -105,13 +105,6 @@ impl Runtime {
     }
 }
 
-/// Now, by the wall clock.
-fn unix_seconds() -> u64 {
-    let now = std::time::SystemTime::now();
-    now.duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
 struct Poll {
     options: Options,
     sink: Arc<dyn Sink>,
@@ -257,7 +250,7 @@ impl Poll {
             since: if connected == self.state.connected && self.state.since != 0 {
                 self.state.since
             } else {
-                unix_seconds()
+                sink::unix_seconds()
             },
             retries: self.state.retries + u64::from(!connected),
             lists: u64::from(self.told),
