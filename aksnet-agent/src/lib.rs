@@ -33,6 +33,9 @@ pub mod identify;
 // 5. Flows to classes.
 pub mod classify;
 
+// Which policies deny a flow, and why.
+pub mod policy;
+
 // 6. Deltas and classes to Prometheus.
 pub mod metrics;
 
