@@ -9,6 +9,7 @@ use clap::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    collect::cause::Cause,
     config::{
         Effective, file,
         merge::{self, Given, Place},
@@ -52,6 +53,8 @@ pub enum Action {
     Run(Settings),
     /// Show the busiest flows: from the running agent, or from programs of its own when none runs
     Top(Top),
+    /// Follow what is dropped, and why: from the running agent, or from programs of its own when none runs
+    Drops(Drops),
     /// Print the effective config as a config file, each value with its origin, and exit
     Config(Settings),
 }
@@ -83,6 +86,39 @@ pub struct Top {
     /// TOML file with settings
     #[arg(long, value_name = "FILE", env = "AKSNET_CONFIG")]
     pub config: Option<PathBuf>,
+}
+
+/// The flags of `drops`.
+#[derive(Args, Debug)]
+pub struct Drops {
+    /// Print each record as a JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Begin with what the running agent still has in memory
+    #[arg(long)]
+    pub recent: bool,
+    /// Only these causes, e.g. policy
+    #[arg(long, value_name = "CAUSE", value_delimiter = ',', value_parser = cause)]
+    pub cause: Vec<Cause>,
+    /// Only what comes from or goes to this Kubernetes namespace
+    #[arg(long, short, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Stop after so many records [default: go on until interrupted]
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// The running agent's socket [default: as `run` would have it]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE", env = "AKSNET_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+fn cause(text: &str) -> Result<Cause, String> {
+    Cause::by_name(text).ok_or_else(|| {
+        let names: Vec<&str> = Cause::ALL.into_iter().map(Cause::name).collect();
+        format!("no cause; there are {}", names.join(", "))
+    })
 }
 
 /// What rows are ordered by, greatest first.
@@ -204,16 +240,30 @@ impl Top {
     /// # Errors
     /// As [`Settings::effective`].
     pub fn effective(&self) -> Result<Effective, Failure> {
-        let socket = self.socket.iter().filter_map(|path| {
-            let setting = crate::config::settings::by_key("socket")?;
-            Some(merge::given(
-                setting,
-                &Place::Flag,
-                &[path.display().to_string()],
-            ))
-        });
-        effective(self.config.as_deref(), socket.collect())
+        with_socket(self.config.as_deref(), self.socket.as_deref())
     }
+}
+
+impl Drops {
+    /// The effective config of programs that `drops` loads itself.
+    ///
+    /// # Errors
+    /// As [`Settings::effective`].
+    pub fn effective(&self) -> Result<Effective, Failure> {
+        with_socket(self.config.as_deref(), self.socket.as_deref())
+    }
+}
+
+fn with_socket(config: Option<&Path>, socket: Option<&Path>) -> Result<Effective, Failure> {
+    let socket = socket.into_iter().filter_map(|path| {
+        let setting = crate::config::settings::by_key("socket")?;
+        Some(merge::given(
+            setting,
+            &Place::Flag,
+            &[path.display().to_string()],
+        ))
+    });
+    effective(config, socket.collect())
 }
 
 /// What clap has to say about a mistake, without the usage, in one line.

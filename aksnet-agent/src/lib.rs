@@ -42,6 +42,9 @@ pub mod metrics;
 // 7. Live flows to the terminal.
 pub mod top;
 
+// What was dropped, and why, for whoever follows it.
+pub mod droplog;
+
 // 7. How it is doing, over HTTP and over the local socket.
 pub mod board;
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use aksnet_agent::{
     cli::{self, Action, Cli, REVISION, VERSION},
     commands,
-    config::{Config, Origin, merge},
+    config::{Config, Effective, Origin, merge},
     exit::{Exit, Failure},
     logging, preflight, wiring,
 };
@@ -59,18 +59,27 @@ fn act(cli: Cli) -> Result<(), Failure> {
         }
         Some(Action::Top(args)) => {
             let effective = args.effective()?;
-            // The terminal is for rows; what the agent has to say is in the way unless asked for.
-            let log = match effective.origin("log") {
-                Origin::Default => "error".to_owned(),
-                Origin::Given(_) => effective.config.log.clone(),
-            };
-            logging::init(&Config {
-                log,
-                ..effective.config.clone()
-            });
+            log_errors(&effective);
             commands::top::top(&args, &effective, wiring::rows_text, wiring::load)
         }
+        Some(Action::Drops(args)) => {
+            let effective = args.effective()?;
+            log_errors(&effective);
+            commands::drops::drops(&args, &effective, wiring::load)
+        }
     }
+}
+
+/// The terminal is for rows; what the agent has to say is in the way unless asked for.
+fn log_errors(effective: &Effective) {
+    let log = match effective.origin("log") {
+        Origin::Default => "error".to_owned(),
+        Origin::Given(_) => effective.config.log.clone(),
+    };
+    logging::init(&Config {
+        log,
+        ..effective.config.clone()
+    });
 }
 
 fn warn_of_unknown_variables() {

@@ -22,6 +22,7 @@ use crate::{
     collect::{CollectConfig, Collector, DropNames, Now, SweepReport, source::Source as _},
     commands::top::json_lines,
     config::{BpfLog, Config},
+    droplog::{DropLog, symbols::Places},
     exit::{Exit, Failure, OrExit},
     identify::shared,
     metrics::{Metrics, ProgramRuns},
@@ -57,6 +58,8 @@ pub fn load(config: &Config, node: &Node, sources: &Arc<Sources>) -> Result<Part
         sources: sources.clone(),
         slow: None,
         report: SweepReport::default(),
+        drops: Arc::default(),
+        places: Places::default(),
     })));
     bpf::loader::give_back_memory();
     let text = metrics.clone();
@@ -133,6 +136,8 @@ struct Inner {
     /// When what changes slowly was last looked at.
     slow: Option<Instant>,
     report: SweepReport,
+    drops: Arc<DropLog>,
+    places: Places,
 }
 
 impl Accounts {
@@ -256,6 +261,10 @@ impl Sweeper for Accounts {
 }
 
 impl TopSource for Accounts {
+    fn drop_log(&self) -> Arc<DropLog> {
+        self.lock().drops.clone()
+    }
+
     fn open(&self) -> Box<dyn TopReader> {
         Box::new(self.clone())
     }

@@ -12,28 +12,37 @@ use aksnet_agent::{
     board::Board,
     cli::Sort,
     config::merge,
+    droplog::{DropLog, DropRecord, End, News},
     exit::Exit,
     socket::{
         client::Client,
-        protocol::{TopQuery, TopReader, TopSource},
+        protocol::{DropsQuery, TopQuery, TopReader, TopSource},
         server::Claim,
     },
 };
 use serde_json::{Value, json};
 
 /// Counts its looks, each client for itself.
-struct Looks(u64);
+#[derive(Default)]
+struct Looks {
+    looks: u64,
+    drops: Arc<DropLog>,
+}
 
 impl TopSource for Looks {
+    fn drop_log(&self) -> Arc<DropLog> {
+        self.drops.clone()
+    }
+
     fn open(&self) -> Box<dyn TopReader> {
-        Box::new(Self(0))
+        Box::new(Self::default())
     }
 }
 
 impl TopReader for Looks {
     fn rows(&mut self, query: &TopQuery) -> Vec<Value> {
-        self.0 += 1;
-        vec![json!({"look": self.0, "limit": query.limit})]
+        self.looks += 1;
+        vec![json!({"look": self.looks, "limit": query.limit})]
     }
 }
 
@@ -47,13 +56,18 @@ fn query() -> TopQuery {
 
 /// Serves at `path` while `client` runs.
 fn with_server(path: &Path, client: impl FnOnce() + Send + 'static) {
+    with_log(path, Arc::default(), client);
+}
+
+/// The same with this drop log.
+fn with_log(path: &Path, drops: Arc<DropLog>, client: impl FnOnce() + Send + 'static) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let claim = Claim::take(path).unwrap();
         let board = Arc::new(Board::new(&merge::merge(vec![]).unwrap()));
         let client = tokio::task::spawn_blocking(client);
         tokio::select! {
-            () = claim.serve(board, Arc::new(Looks(0))) => unreachable!("it serves for ever"),
+            () = claim.serve(board, Arc::new(Looks { looks: 0, drops })) => unreachable!("it serves for ever"),
             done = client => done.unwrap(),
         }
     });
@@ -81,6 +95,78 @@ fn rows_come_every_interval_and_each_client_has_its_own() {
         }
         let status = Client::connect(&socket).unwrap().unwrap().status().unwrap();
         assert_eq!(status["ready"], false);
+    });
+}
+
+fn dropped(packets: u64) -> DropRecord {
+    let end = |last| End {
+        address: [10, 244, 0, last].into(),
+        port: 8080,
+        namespace: "shop".to_owned(),
+        workload: "web".to_owned(),
+        pod: String::new(),
+    };
+    DropRecord {
+        unix_ms: 1,
+        packets,
+        bytes: 60 * packets,
+        connections: 1,
+        cause: "firewall".to_owned(),
+        reason: "netfilter_drop".to_owned(),
+        location: "nft_do_chain".to_owned(),
+        direction: String::new(),
+        protocol: "tcp".to_owned(),
+        src: end(1),
+        dst: end(2),
+        dialled: None,
+        in_interface: String::new(),
+        out_interface: String::new(),
+        mark: 0,
+        engine: String::new(),
+        policies: Vec::new(),
+        confidence: String::new(),
+        why: String::new(),
+    }
+}
+
+#[test]
+fn drops_are_heard_as_they_happen_and_the_recent_ones_if_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.sock");
+    let (socket, log) = (path.clone(), Arc::<DropLog>::default());
+    log.publish([dropped(1), dropped(2)]);
+    with_log(&path, log.clone(), move || {
+        let follow = |recent| {
+            let client = Client::connect(&socket).unwrap().unwrap();
+            client.drops(DropsQuery { recent }).unwrap()
+        };
+        let packets = |news: Option<Result<News, _>>| match news {
+            Some(Ok(News::Record(record))) => record.packets,
+            other => panic!("{:?}", other.is_some()),
+        };
+        let mut recent = follow(true);
+        assert_eq!(
+            (packets(recent.next()), packets(recent.next())),
+            (1, 2),
+            "what is in memory"
+        );
+        log.publish([dropped(3)]);
+        assert_eq!(packets(recent.next()), 3);
+        let mut live = follow(false);
+        // Its request may still be on the way: what is published before it is heard is not for it.
+        let publisher = std::thread::spawn({
+            let log = log.clone();
+            move || {
+                for n in 4..200 {
+                    log.publish([dropped(n)]);
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+            }
+        });
+        let first = packets(live.next());
+        assert!(first > 3, "{first}");
+        assert_eq!(packets(live.next()), first + 1);
+        publisher.join().unwrap();
     });
 }
 

@@ -29,6 +29,10 @@ pub enum Cause {
     Socket,
     /// A queue in front of a device or CPU is full.
     Queue,
+    /// Its time to live was over: too many hops, or a loop.
+    Ttl,
+    /// Larger than the way out takes, and not to be fragmented.
+    Mtu,
     /// A netfilter rule that no policy explains.
     Firewall,
     /// Anything else.
@@ -36,6 +40,29 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All causes.
+    pub const ALL: [Self; 13] = [
+        Self::Policy,
+        Self::AzurePlatformBlock,
+        Self::Conntrack,
+        Self::Nat,
+        Self::Route,
+        Self::Neighbour,
+        Self::RpFilter,
+        Self::Socket,
+        Self::Queue,
+        Self::Ttl,
+        Self::Mtu,
+        Self::Firewall,
+        Self::Other,
+    ];
+
+    /// The cause of that name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.name() == name)
+    }
+
     /// The value of the label `cause`.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -49,6 +76,8 @@ impl Cause {
             Self::RpFilter => "rp_filter",
             Self::Socket => "socket",
             Self::Queue => "queue",
+            Self::Ttl => "ttl",
+            Self::Mtu => "mtu",
             Self::Firewall => "firewall",
             Self::Other => "other",
         }
@@ -168,6 +197,13 @@ pub fn cause(reason: &str, symbol: &str) -> Cause {
     if is(&["ip_rpfilter"]) {
         return Cause::RpFilter;
     }
+    if is(&["pkt_too_big"]) {
+        return Cause::Mtu;
+    }
+    // Elsewhere a bad header is really bad (net/ipv4/ip_forward.c, net/ipv6/ip6_output.c, since 5.18).
+    if is(&["ip_inhdr"]) && at(&["ip_forward", "ip6_forward"]) {
+        return Cause::Ttl;
+    }
     if is(&["netfilter_drop"]) || at(&["nf_hook_slow", "nft_do_chain", "ipt_do_table"]) {
         return Cause::Firewall;
     }
@@ -268,6 +304,10 @@ mod tests {
             ("tc_ingress", "__netif_receive_skb_core", Cause::Other),
             ("tc_egress", "__dev_queue_xmit", Cause::Other),
             ("ip_inhdr", "ip_rcv_core", Cause::Other),
+            ("ip_inhdr", "ip_forward", Cause::Ttl),
+            ("ip_inhdr", "ip6_forward", Cause::Ttl),
+            ("pkt_too_big", "ip_forward", Cause::Mtu),
+            ("pkt_too_big", "ip6_pkt_too_big", Cause::Mtu),
         ] {
             assert_eq!(cause(reason, symbol), expected, "{reason} at {symbol}");
         }

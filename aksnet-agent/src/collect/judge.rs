@@ -50,7 +50,7 @@ impl Half {
         }
     }
 
-    fn read<S: Source>(source: &S, cell: u32) -> Self {
+    pub(super) fn read<S: Source>(source: &S, cell: u32) -> Self {
         Self::new(source.hot(cell), &source.cold(cell))
     }
 
@@ -77,7 +77,7 @@ impl Half {
     }
 
     /// The interface its packets leave through, if seen.
-    fn out_ifindex(&self) -> u32 {
+    pub(super) fn out_ifindex(&self) -> u32 {
         if self.node_sends() {
             self.hot.key.ifindex
         } else {

@@ -4,6 +4,10 @@ pub mod run;
 
 pub mod top;
 
+pub mod drops;
+
+mod alone;
+
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{Exit, Failure, OrExit};

@@ -117,6 +117,7 @@ pub(crate) mod tests {
         attachments::tests::Fake,
         bpf::attach_error::AttachError,
         config::{file, merge::merge},
+        droplog::DropLog,
         node::{netlink::Netlink, tests::netns},
         plan::Plan,
         socket::protocol::{TopQuery, TopReader, TopSource},
@@ -147,6 +148,9 @@ pub(crate) mod tests {
     }
 
     impl TopSource for Accounts {
+        fn drop_log(&self) -> Arc<DropLog> {
+            Arc::default()
+        }
         fn open(&self) -> Box<dyn TopReader> {
             Box::new(self.clone())
         }

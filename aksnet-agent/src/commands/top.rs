@@ -1,27 +1,18 @@
 //! `aksnet-agent top --raw`: the busiest flows, one line each, from the running agent, or from programs
 //! that are loaded for as long as somebody looks.
 
-use std::{
-    io::{self, Write},
-    sync::Arc,
-    time::Duration,
-};
+use std::io::{self, Write};
 
 use serde_json::Value;
 
 use crate::{
-    agent::{Agent, Load},
-    board::Board,
+    agent::Load,
     cli::Top,
-    commands::{run::Deadline, runtime, stop_signal},
+    commands::{alone::alone, runtime},
     config::Effective,
     exit::{Exit, Failure, OrExit},
     preflight,
-    socket::{
-        client::Client,
-        protocol::{TopQuery, TopSource},
-        server::Claim,
-    },
+    socket::{client::Client, protocol::TopQuery},
 };
 
 /// Turns the rows of one look into lines.
@@ -62,23 +53,17 @@ pub fn top(
     // Rows are no fresher than the sweeps.
     let config = &mut effective.config;
     config.interval = config.interval.min(query.interval());
-    runtime()?.block_on(alone(&effective, &query, printer, load))
+    runtime()?.block_on(watch(&effective, &query, printer, load))
 }
 
 /// With programs of its own.
-async fn alone(
+async fn watch(
     effective: &Effective,
     query: &TopQuery,
     mut printer: Printer,
     load: impl Load,
 ) -> Result<(), Failure> {
-    let stop = stop_signal()?;
-    // Whoever looks next reads from this one: two agents would attach to the same interfaces.
-    let claim = Claim::take(&effective.config.socket)?;
-    let board = Arc::new(Board::new(effective));
-    let mut agent = Agent::start(effective, board.clone(), load).await?;
-    let top: Arc<dyn TopSource> = agent.top();
-    let looks = async {
+    alone(effective, load, |top| async move {
         let mut reader = top.open();
         let _before = reader.rows(query);
         while printer.left > 0 {
@@ -88,18 +73,8 @@ async fn alone(
             }
         }
         Ok(())
-    };
-    let ended = agent.live(async {
-        tokio::select! {
-            looked = looks => looked,
-            _signal = stop => Ok(()),
-            () = claim.serve(board, top.clone()) => Ok(()),
-        }
-    });
-    let ended = ended.await;
-    let _deadline = Deadline::after(Duration::from_secs(2));
-    agent.end();
-    ended?
+    })
+    .await
 }
 
 /// Rows as JSON, one object per line.
@@ -160,7 +135,7 @@ mod tests {
                 assert!(seen.attached().is_empty());
                 load(&seen, &accounts)(c, n, b)
             };
-            alone(&effective, &query, printer, watched).await.unwrap();
+            watch(&effective, &query, printer, watched).await.unwrap();
             assert!(fake.attached().is_empty(), "nothing stays attached");
             assert_eq!(fake.log().iter().filter(|l| *l == "+veth0").count(), 1);
             assert!(!effective.config.socket.exists());

@@ -146,6 +146,44 @@ pub(super) const DROP_BYTES: Description = counter(
     DROP_LABELS,
     "Bytes (IP length) of dropped packets.",
 );
+pub(super) const DENIED_LABELS: &[&str] = &[
+    "direction",
+    "policy",
+    "confidence",
+    "engine",
+    "src_namespace",
+    "src_workload",
+    "dst_namespace",
+    "dst_workload",
+];
+pub(super) const DENIED_PACKETS: Description = counter(
+    "aksnet_policy_denied_packets_total",
+    DENIED_LABELS,
+    "Packets that were dropped because network policies deny them, by the policies that isolate the pod.",
+);
+pub(super) const DENIED_CONNECTIONS: Description = counter(
+    "aksnet_policy_denied_connections_total",
+    DENIED_LABELS,
+    "The same in connections: however often a SYN is sent again, it is one attempt.",
+);
+pub(super) const GAP_LABELS: &[&str] = &[
+    "direction",
+    "policy",
+    "src_namespace",
+    "src_workload",
+    "dst_namespace",
+    "dst_workload",
+];
+pub(super) const GAP_PACKETS: Description = counter(
+    "aksnet_policy_gap_packets_total",
+    GAP_LABELS,
+    "Packets that the node forwarded although network policies deny them: nothing enforces these here.",
+);
+pub(super) const GAP_CONNECTIONS: Description = counter(
+    "aksnet_policy_gap_connections_total",
+    GAP_LABELS,
+    "The same in connections.",
+);
 pub(super) const HANDSHAKE: Description = histogram(
     "aksnet_tcp_handshake_seconds",
     &["class", "nat"],
@@ -162,7 +200,13 @@ pub(super) const FAILURE_LABELS: &[&str] = &[
 pub(super) const HANDSHAKE_FAILURES: Description = counter(
     "aksnet_tcp_handshake_failures_total",
     FAILURE_LABELS,
-    "TCP connections that did not open: refused by the far end, or never answered though the SYN left the node.",
+    "TCP connections that did not open: refused by the far end, or never answered though the SYN left the node, or reached a pod here.",
+);
+pub(super) const PROBE_LABELS: &[&str] = &["dst_namespace", "dst_workload", "port", "outcome"];
+pub(super) const PROBES: Description = counter(
+    "aksnet_lb_health_probes_total",
+    PROBE_LABELS,
+    "TCP handshakes of the Azure load balancer's health probes, by the service behind the port and how they ended.",
 );
 pub(super) const RETRANSMIT_LABELS: &[&str] = &[
     "class",
@@ -352,9 +396,14 @@ pub(super) const ALL: &[Description] = &[
     ANOMALIES,
     DROP_PACKETS,
     DROP_BYTES,
+    DENIED_PACKETS,
+    DENIED_CONNECTIONS,
+    GAP_PACKETS,
+    GAP_CONNECTIONS,
     HANDSHAKE,
     HANDSHAKE_FAILURES,
     RETRANSMITS,
+    PROBES,
     SNAT_PORTS_IN_USE,
     SNAT_PORTS_LIMIT,
     SNAT_SATURATION,

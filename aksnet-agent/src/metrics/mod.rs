@@ -15,7 +15,11 @@ pub mod nat;
 
 mod drops;
 
+pub mod policy;
+
 mod tcp;
+
+mod probes;
 
 mod conntrack;
 
@@ -85,7 +89,9 @@ pub(crate) struct Families {
     pub(crate) flow: flow::FlowFamilies,
     pub(crate) nat: nat::NatFamilies,
     pub(crate) drops: drops::DropFamilies,
+    pub(crate) policy: policy::PolicyFamilies,
     pub(crate) tcp: tcp::TcpFamilies,
+    pub(crate) probes: probes::ProbeFamilies,
     pub(crate) conntrack: conntrack::ConntrackFamilies,
     pub(crate) agent: agent::AgentFamilies,
     node: node::NodeFamilies,
@@ -99,11 +105,15 @@ impl Families {
         self.flow.collect(symbols, &mut families);
         self.nat.collect(&mut families);
         self.drops.collect(symbols, &mut families);
+        self.policy.collect(symbols, &mut families);
         self.tcp.collect(symbols, &mut families);
+        self.probes.collect(symbols, &mut families);
         self.conntrack.collect(symbols, &mut families);
         let mut folded = self.flow.folded().to_vec();
         folded.extend(self.drops.folded());
+        folded.extend(self.policy.folded());
         folded.extend(self.tcp.folded());
+        folded.extend(self.probes.folded());
         folded.extend(self.conntrack.folded());
         self.node.collect(&mut families);
         self.agent.collect(&folded, &mut families);
@@ -132,7 +142,9 @@ impl Metrics {
             flow: flow::FlowFamilies::new(limit, config.pod_labels),
             nat: nat::NatFamilies::new(config.overhead_budget),
             drops: drops::DropFamilies::new(limit),
+            policy: policy::PolicyFamilies::new(limit),
             tcp: tcp::TcpFamilies::new(limit),
+            probes: probes::ProbeFamilies::new(limit),
             conntrack: conntrack::ConntrackFamilies::new(limit),
             agent: agent::AgentFamilies::default(),
             node: node::NodeFamilies::default(),

@@ -38,8 +38,10 @@ const HANDSHAKE_BOUNDS_NS: &[u64] = &[
 pub enum Outcome {
     /// The far end answered with RST.
     Refused,
-    /// The SYN left the node, and nothing came back.
+    /// The SYN left the node through an uplink, and nothing came back.
     Unanswered,
+    /// The SYN was handed to a pod of this node, and nothing came back.
+    PodSilent,
 }
 
 impl Outcome {
@@ -49,6 +51,7 @@ impl Outcome {
         match self {
             Self::Refused => "refused",
             Self::Unanswered => "unanswered",
+            Self::PodSilent => "pod_silent",
         }
     }
 }

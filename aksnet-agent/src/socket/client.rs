@@ -4,12 +4,16 @@ use std::{
     io::{BufRead, BufReader, ErrorKind, Write},
     os::unix::net::UnixStream,
     path::Path,
+    sync::Arc,
 };
 
 use serde_json::Value;
 
-use super::protocol::{Answer, Request, TopQuery};
-use crate::exit::{Exit, Failure, OrExit};
+use super::protocol::{Answer, DropsQuery, Request, TopQuery};
+use crate::{
+    droplog::News,
+    exit::{Exit, Failure, OrExit},
+};
 
 /// A connection to the running agent.
 pub struct Client {
@@ -55,6 +59,24 @@ impl Client {
         Ok(std::iter::from_fn(move || {
             Some(self.hear().and_then(|answer| match answer {
                 Answer::Rows(rows) => Ok(rows),
+                other => Err(unexpected(&other)),
+            }))
+        }))
+    }
+
+    /// Drops as they happen, until the agent ends.
+    ///
+    /// # Errors
+    /// When the agent has gone.
+    pub fn drops(
+        mut self,
+        query: DropsQuery,
+    ) -> Result<impl Iterator<Item = Result<News, Failure>>, Failure> {
+        self.ask(&Request::Drops(query))?;
+        Ok(std::iter::from_fn(move || {
+            Some(self.hear().and_then(|answer| match answer {
+                Answer::Drop(record) => Ok(News::Record(Arc::from(record))),
+                Answer::Missed(missed) => Ok(News::Missed(missed)),
                 other => Err(unexpected(&other)),
             }))
         }))

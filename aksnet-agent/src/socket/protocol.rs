@@ -3,17 +3,23 @@
 //! ```text
 //! > {"top":{"interval":1.0,"limit":20,"sort":"bytes"}}
 //! < {"rows":[{...},{...}]}            one line each interval, until the client hangs up
+//! > {"drops":{"recent":true}}
+//! < {"drop":{...}}                    one line for each, as they come, until the client hangs up
+//! < {"missed":12}                     so many came faster than the client read them
 //! > "status"
 //! < {"status":{...}}
 //! < {"error":"..."}                   to anything else
 //! ```
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cli::Sort;
+use crate::{
+    cli::Sort,
+    droplog::{DropLog, DropRecord},
+};
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +27,8 @@ use crate::cli::Sort;
 pub enum Request {
     /// The busiest flows, again and again.
     Top(TopQuery),
+    /// Drops as they happen.
+    Drops(DropsQuery),
     /// What `/status` shows.
     Status,
 }
@@ -36,6 +44,14 @@ pub struct TopQuery {
     /// What makes a flow busy.
     #[serde(default)]
     pub sort: Sort,
+}
+
+/// Which drops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DropsQuery {
+    /// First those that the agent still has in memory.
+    pub recent: bool,
 }
 
 impl TopQuery {
@@ -57,6 +73,10 @@ impl TopQuery {
 pub enum Answer {
     /// One look.
     Rows(Vec<Value>),
+    /// One drop.
+    Drop(Box<DropRecord>),
+    /// So many drops came faster than they were read.
+    Missed(u64),
     /// What `/status` shows.
     Status(Value),
     /// The request was not understood.
@@ -65,6 +85,9 @@ pub enum Answer {
 
 /// Where rows come from.
 pub trait TopSource: Send + Sync {
+    /// What was dropped.
+    fn drop_log(&self) -> Arc<DropLog>;
+
     /// A reader of its own for each client: rows are what happened since its last look.
     fn open(&self) -> Box<dyn TopReader>;
 }
@@ -95,6 +118,8 @@ mod tests {
             serde_json::from_str::<Request>("\"status\"").unwrap(),
             Request::Status
         );
+        let drops: Request = serde_json::from_str(r#"{"drops":{"recent":true}}"#).unwrap();
+        assert_eq!(drops, Request::Drops(DropsQuery { recent: true }));
     }
 
     #[test]

@@ -12,9 +12,10 @@ use tokio::{
     net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
 };
 
-use super::protocol::{Answer, Request, TopQuery, TopSource};
+use super::protocol::{Answer, DropsQuery, Request, TopQuery, TopSource};
 use crate::{
     board::Board,
+    droplog::News,
     exit::{Exit, Failure},
 };
 
@@ -144,6 +145,12 @@ async fn answer(stream: UnixStream, board: &Board, top: &dyn TopSource) -> std::
                     _ = lines.next_line() => return Ok(()),
                 }
             }
+            Ok(Request::Drops(query)) => {
+                tokio::select! {
+                    ended = stream_drops(&mut write, top, query) => return ended,
+                    _ = lines.next_line() => return Ok(()),
+                }
+            }
             Err(error) => {
                 let text = format!("not a request: {error}");
                 say(&mut write, &Answer::Error(text)).await?;
@@ -167,6 +174,22 @@ async fn stream_rows(
         looks.tick().await;
         say(write, &Answer::Rows(reader.rows(query))).await?;
     }
+}
+
+async fn stream_drops(
+    write: &mut OwnedWriteHalf,
+    top: &dyn TopSource,
+    query: DropsQuery,
+) -> std::io::Result<()> {
+    let mut following = top.drop_log().follow(query.recent);
+    while let Some(news) = following.next().await {
+        let answer = match news {
+            News::Record(record) => Answer::Drop(Box::new((*record).clone())),
+            News::Missed(missed) => Answer::Missed(missed),
+        };
+        say(write, &answer).await?;
+    }
+    Ok(())
 }
 
 async fn say(write: &mut OwnedWriteHalf, answer: &Answer) -> std::io::Result<()> {

@@ -1,0 +1,555 @@
+//! Attribution: from the evidence of a drop to its cause.
+//!
+//! [`cause`](super::cause::cause) reads the kernel's reason and place, and knows that netfilter dropped a packet. Why it
+//! did is the question here. On a node netfilter drops for network policies, and for a dozen other things that look
+//! the same: so a drop is a policy's only if it looks like a drop of the engine that the node has *and* the policies
+//! deny the flow, or if the engine's own mark says so.
+
+use super::cause::{Cause, cause};
+use crate::{
+    plan::Place,
+    policy::{engine::Engine, model::Side},
+};
+
+/// What the policies say of a flow in one direction, at the end that is a pod of this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Opinion {
+    /// Nothing: no pod of this node at that end, or no policy isolates it.
+    #[default]
+    None,
+    /// They allow it.
+    Allows,
+    /// They deny it.
+    Denies,
+    /// They isolate the pod, and whether a rule allows it depends on labels that are not known.
+    Undetermined,
+}
+
+/// What connection tracking knew of the packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tracked {
+    /// This kernel's structures are not known.
+    #[default]
+    Unknown,
+    /// Nothing: the packet is invalid, could not be tracked, or has not come so far.
+    No,
+    /// A rule says not to track it.
+    Untracked,
+    /// A connection.
+    Yes {
+        /// Its first packet (`IP_CT_NEW`), or one of an established connection or its replies.
+        new: bool,
+        /// It is in the table.
+        confirmed: bool,
+    },
+}
+
+/// Netfilter marks of Azure NPM (`npm/util/const.go`).
+pub mod npm {
+    /// A policy isolates the destination, and no rule before has allowed the packet.
+    pub const INGRESS_DROP: u32 = 0x400;
+    /// A policy isolates the source, and no rule before has allowed the packet.
+    pub const EGRESS_DROP: u32 = 0x800;
+    /// An ingress rule has allowed the packet: only egress can drop it any more.
+    pub const INGRESS_ALLOW: u32 = 0x200;
+}
+
+/// What is known of a dropped packet besides its addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// The kernel's reason, lower case.
+    pub reason: &'a str,
+    /// The kernel's function that dropped it; empty if it tells nothing.
+    pub symbol: &'a str,
+    /// `skb->mark`.
+    pub mark: u32,
+    /// Who enforces policies on the node.
+    pub engine: Engine,
+    /// What conntrack knew of it.
+    pub tracked: Tracked,
+    /// Whether it had been routed: dropped behind PREROUTING.
+    pub routed: bool,
+    /// Whether its source had been translated: dropped behind POSTROUTING's NAT.
+    pub source_translated: bool,
+    /// Whether the node tracks connections at all.
+    pub tracking: bool,
+    /// Whether the conntrack table is full; `None`: not known.
+    pub table_full: Option<bool>,
+    /// Its hop limit or time to live; 0: not known, or over.
+    pub ttl: u8,
+    /// Where it was to go.
+    pub dst: Place,
+    /// The port there.
+    pub dst_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// What the policies say of egress.
+    pub egress: Opinion,
+    /// What the policies say of ingress.
+    pub ingress: Opinion,
+}
+
+/// Why, more closely than the cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Because {
+    /// As the reason and the place say.
+    Reason,
+    /// AKS keeps pods from the wireserver and the metadata service.
+    PlatformBlock,
+    /// Conntrack could not place it in any connection, and a rule drops such packets.
+    Invalid,
+    /// The conntrack table is full.
+    TableFull,
+    /// Another connection took the translated tuple first.
+    Clash,
+    /// The policies deny it in this direction.
+    Denied(Side),
+    /// The engine dropped it for a policy; whether the known ones deny it depends on labels that are not known.
+    Likely(Side),
+    /// The engine dropped it for a policy, but none that is known denies it: stale rules, or another kind of policy.
+    Unexplained(Side),
+    /// The engine's program refused it, but no policy that is known denies it.
+    Refused,
+    /// The program that the packet was queued for is not there.
+    NoProgram,
+    /// It was addressed to a service that the node did not translate.
+    Service,
+    /// A rule of which nothing is known.
+    Rule,
+}
+
+/// A cause, and how it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attribution {
+    /// The value of the label.
+    pub cause: Cause,
+    /// How it was found.
+    pub because: Because,
+}
+
+impl Attribution {
+    const fn new(cause: Cause, because: Because) -> Self {
+        Self { cause, because }
+    }
+
+    /// The direction in which a policy denied it.
+    #[must_use]
+    pub const fn side(&self) -> Option<Side> {
+        match self.because {
+            Because::Denied(side) | Because::Likely(side) | Because::Unexplained(side) => {
+                Some(side)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The cause of a drop.
+#[must_use]
+pub fn attribute(evidence: &Evidence) -> Attribution {
+    let found = cause(evidence.reason, evidence.symbol);
+    match found {
+        Cause::Firewall if is_queue(evidence.symbol) => queued(evidence),
+        Cause::Firewall => by_netfilter(evidence),
+        // Kernels without a reason of its own for it (before 5.18) end there for nothing else but a missing route.
+        Cause::Route if evidence.ttl == 1 && is_forwarding(evidence.symbol) => {
+            Attribution::new(Cause::Ttl, Because::Reason)
+        }
+        // Cilium drops in its own tc programs.
+        Cause::Other if evidence.engine == Engine::Cilium && evidence.reason.starts_with("tc_") => {
+            by_opinion(evidence).unwrap_or(Attribution::new(Cause::Other, Because::Reason))
+        }
+        cause => Attribution::new(cause, Because::Reason),
+    }
+}
+
+fn is_queue(symbol: &str) -> bool {
+    ["nfqnl_", "nf_reinject", "nf_queue", "__nf_queue"]
+        .iter()
+        .any(|prefix| symbol.starts_with(prefix))
+}
+
+fn is_forwarding(symbol: &str) -> bool {
+    symbol.starts_with("ip_forward") || symbol.starts_with("ip6_forward")
+}
+
+/// A verdict of a program in user space: kindnet's engine judges that way.
+fn queued(evidence: &Evidence) -> Attribution {
+    if evidence.symbol.starts_with("nf_queue") || evidence.symbol.starts_with("__nf_queue") {
+        return Attribution::new(Cause::Firewall, Because::NoProgram);
+    }
+    let judges = matches!(
+        evidence.engine,
+        Engine::Kindnet | Engine::KubeNetworkPolicies | Engine::Unknown
+    );
+    judges
+        .then(|| by_opinion(evidence))
+        .flatten()
+        .unwrap_or(Attribution::new(Cause::Firewall, Because::Refused))
+}
+
+/// A rule's drop, or conntrack's: both leave through `nf_hook_slow`.
+fn by_netfilter(evidence: &Evidence) -> Attribution {
+    // NPM's marks are set by its policy chains only, just before the drop.
+    if evidence.engine == Engine::AzureNpm
+        && let Some(side) = marked(evidence.mark)
+    {
+        let because = match evidence.opinion(side) {
+            Opinion::Denies => Because::Denied(side),
+            Opinion::Undetermined => Because::Likely(side),
+            Opinion::None | Opinion::Allows => Because::Unexplained(side),
+        };
+        return Attribution::new(Cause::Policy, because);
+    }
+    if is_platform_block(evidence) {
+        return Attribution::new(Cause::AzurePlatformBlock, Because::PlatformBlock);
+    }
+    match evidence.tracked {
+        // No rule sees a packet between the translation of its source and the end of POSTROUTING but conntrack, which
+        // finds the tuple taken there (nf_conntrack_confirm, nf_conntrack_core.c).
+        Tracked::Yes {
+            confirmed: false, ..
+        } if evidence.source_translated && evidence.symbol != "nft_do_chain" => {
+            return Attribution::new(Cause::Nat, Because::Clash);
+        }
+        // Before routing: no entry could be made, or a rule of table raw dropped it; the latter is not told from the
+        // former by the place where rules are in x_tables.
+        Tracked::No if evidence.tracking && !evidence.routed => {
+            return if evidence.table_full == Some(false) || evidence.symbol == "nft_do_chain" {
+                Attribution::new(Cause::Firewall, Because::Rule)
+            } else {
+                Attribution::new(Cause::Conntrack, Because::TableFull)
+            };
+        }
+        Tracked::No if evidence.tracking => {
+            return Attribution::new(Cause::Conntrack, Because::Invalid);
+        }
+        _ => {}
+    }
+    if matches!(evidence.dst, Place::Service | Place::LoadBalancer) {
+        return Attribution::new(Cause::Firewall, Because::Service);
+    }
+    let judges = matches!(evidence.engine, Engine::Calico | Engine::Unknown);
+    judges
+        .then(|| by_opinion(evidence))
+        .flatten()
+        .unwrap_or(Attribution::new(Cause::Firewall, Because::Rule))
+}
+
+/// The direction that Azure NPM's marks name (`chain-management_linux.go`): ingress is judged first.
+fn marked(mark: u32) -> Option<Side> {
+    if mark & npm::INGRESS_DROP != 0 && mark & npm::INGRESS_ALLOW == 0 {
+        Some(Side::Ingress)
+    } else if mark & npm::EGRESS_DROP != 0 {
+        Some(Side::Egress)
+    } else {
+        None
+    }
+}
+
+/// AKS's own rules stop pods from reaching the wireserver (TCP 80 and 32526) and, where so configured, the metadata
+/// service (AgentBaker).
+fn is_platform_block(evidence: &Evidence) -> bool {
+    let tcp = evidence.protocol == aksnet_common::packet::TCP;
+    match evidence.dst {
+        Place::Wireserver => tcp && matches!(evidence.dst_port, 80 | 32_526),
+        Place::Metadata => tcp && evidence.dst_port == 80,
+        _ => false,
+    }
+}
+
+/// A policy's drop, if the policies deny the flow, or may: engines judge a connection by its first packet.
+fn by_opinion(evidence: &Evidence) -> Option<Attribution> {
+    if let Tracked::Yes { new: false, .. } = evidence.tracked {
+        return None;
+    }
+    let sides = [Side::Egress, Side::Ingress];
+    let with = |opinion| {
+        sides
+            .into_iter()
+            .find(|side| evidence.opinion(*side) == opinion)
+    };
+    let because = with(Opinion::Denies)
+        .map(Because::Denied)
+        .or_else(|| with(Opinion::Undetermined).map(Because::Likely))?;
+    Some(Attribution::new(Cause::Policy, because))
+}
+
+impl Evidence<'_> {
+    fn opinion(&self, side: Side) -> Opinion {
+        match side {
+            Side::Egress => self.egress,
+            Side::Ingress => self.ingress,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aksnet_common::packet::{TCP, UDP};
+
+    use super::*;
+
+    const NEW: Tracked = Tracked::Yes {
+        new: true,
+        confirmed: false,
+    };
+
+    /// A new connection from one pod of this node to another, dropped by a rule in FORWARD.
+    fn forwarded(engine: Engine) -> Evidence<'static> {
+        Evidence {
+            reason: "netfilter_drop",
+            symbol: "nft_do_chain",
+            mark: 0,
+            engine,
+            tracked: NEW,
+            routed: true,
+            source_translated: false,
+            tracking: true,
+            table_full: Some(false),
+            ttl: 63,
+            dst: Place::LocalPod,
+            dst_port: 8080,
+            protocol: TCP,
+            egress: Opinion::None,
+            ingress: Opinion::None,
+        }
+    }
+
+    fn found(evidence: Evidence) -> (Cause, Because) {
+        let Attribution { cause, because } = attribute(&evidence);
+        (cause, because)
+    }
+
+    #[test]
+    fn npms_mark_names_the_direction_whatever_the_policies_say() {
+        let base = forwarded(Engine::AzureNpm);
+        let of = |mark, egress, ingress| {
+            found(Evidence {
+                mark,
+                egress,
+                ingress,
+                ..base
+            })
+        };
+        use Opinion::{Allows, Denies, None, Undetermined};
+        let (ingress, egress) = (Side::Ingress, Side::Egress);
+        for (mark, e, i, because) in [
+            (0x400, None, Denies, Because::Denied(ingress)),
+            (0x800, Denies, None, Because::Denied(egress)),
+            // Both isolate it: ingress is judged first, unless a rule allows that.
+            (0xc00, Denies, Denies, Because::Denied(ingress)),
+            (0xe00, Denies, Allows, Because::Denied(egress)),
+            (0x400, None, Undetermined, Because::Likely(ingress)),
+            (0x400, None, Allows, Because::Unexplained(ingress)),
+        ] {
+            assert_eq!(of(mark, e, i), (Cause::Policy, because), "{mark:#x}");
+        }
+        // Marked for ingress and allowed there, and no egress mark: another rule.
+        let other = (Cause::Firewall, Because::Rule);
+        assert_eq!(of(0x600, None, Allows), other);
+        assert_eq!(of(0x4000, None, Denies), other);
+        assert_eq!(of(0, Denies, Denies), other);
+    }
+
+    #[test]
+    fn calicos_drop_is_a_policys_if_the_policies_deny_a_new_connection() {
+        let base = forwarded(Engine::Calico);
+        let denied = Evidence {
+            ingress: Opinion::Denies,
+            ..base
+        };
+        let policy = (Cause::Policy, Because::Denied(Side::Ingress));
+        assert_eq!(found(denied), policy);
+        let legacy = Evidence {
+            symbol: "nf_hook_slow",
+            ..denied
+        };
+        assert_eq!(found(legacy), policy);
+        let unsure = Evidence {
+            ingress: Opinion::Undetermined,
+            ..base
+        };
+        assert_eq!(
+            found(unsure),
+            (Cause::Policy, Because::Likely(Side::Ingress))
+        );
+        let established = Evidence {
+            tracked: Tracked::Yes {
+                new: false,
+                confirmed: true,
+            },
+            ..denied
+        };
+        for not in [
+            established,
+            base,
+            Evidence {
+                ingress: Opinion::Allows,
+                ..base
+            },
+        ] {
+            assert_eq!(found(not), (Cause::Firewall, Because::Rule));
+        }
+    }
+
+    #[test]
+    fn kindnet_drops_by_its_program_and_never_by_a_rule() {
+        for engine in [Engine::Kindnet, Engine::KubeNetworkPolicies] {
+            let queued = Evidence {
+                reason: "not_specified",
+                symbol: "nfqnl_reinject",
+                egress: Opinion::Denies,
+                ..forwarded(engine)
+            };
+            let policy = (Cause::Policy, Because::Denied(Side::Egress));
+            assert_eq!(found(queued), policy);
+            let older = Evidence {
+                symbol: "nf_reinject",
+                ..queued
+            };
+            assert_eq!(found(older), policy);
+            let by_rule = Evidence {
+                reason: "netfilter_drop",
+                symbol: "nft_do_chain",
+                ..queued
+            };
+            assert_eq!(found(by_rule), (Cause::Firewall, Because::Rule));
+            let allowed = Evidence {
+                egress: Opinion::Allows,
+                ..queued
+            };
+            assert_eq!(found(allowed), (Cause::Firewall, Because::Refused));
+            let nobody = Evidence {
+                symbol: "nf_queue",
+                ..queued
+            };
+            assert_eq!(found(nobody), (Cause::Firewall, Because::NoProgram));
+        }
+        let elsewhere = Evidence {
+            symbol: "nfqnl_reinject",
+            egress: Opinion::Denies,
+            ..forwarded(Engine::Calico)
+        };
+        assert_eq!(found(elsewhere), (Cause::Firewall, Because::Refused));
+    }
+
+    #[test]
+    fn without_an_engine_nothing_is_a_policys() {
+        let denied = Evidence {
+            ingress: Opinion::Denies,
+            ..forwarded(Engine::None)
+        };
+        assert_eq!(found(denied), (Cause::Firewall, Because::Rule));
+        // Not having been able to look is another thing.
+        let unknown = Evidence {
+            engine: Engine::Unknown,
+            ..denied
+        };
+        assert_eq!(
+            found(unknown),
+            (Cause::Policy, Because::Denied(Side::Ingress))
+        );
+    }
+
+    #[test]
+    fn what_looks_like_a_policys_drop_and_is_none() {
+        // Even where policies deny the same flow.
+        let base = Evidence {
+            egress: Opinion::Denies,
+            ..forwarded(Engine::Calico)
+        };
+        let wireserver = Evidence {
+            dst: Place::Wireserver,
+            dst_port: 80,
+            ..base
+        };
+        let block = (Cause::AzurePlatformBlock, Because::PlatformBlock);
+        assert_eq!(found(wireserver), block);
+        let port = |dst_port| Evidence {
+            dst_port,
+            ..wireserver
+        };
+        assert_eq!(found(port(32_526)), block);
+        assert_eq!(found(port(53)).0, Cause::Policy);
+        let over_udp = Evidence {
+            protocol: UDP,
+            ..wireserver
+        };
+        assert_eq!(found(over_udp).0, Cause::Policy);
+        let metadata = Evidence {
+            dst: Place::Metadata,
+            dst_port: 80,
+            ..base
+        };
+        assert_eq!(found(metadata), block);
+        let invalid = Evidence {
+            tracked: Tracked::No,
+            ..base
+        };
+        assert_eq!(found(invalid), (Cause::Conntrack, Because::Invalid));
+        let clash = Evidence {
+            symbol: "nf_hook_slow",
+            source_translated: true,
+            ..base
+        };
+        assert_eq!(found(clash), (Cause::Nat, Because::Clash));
+        let full = Evidence {
+            symbol: "nf_hook_slow",
+            tracked: Tracked::No,
+            routed: false,
+            table_full: Some(true),
+            ..base
+        };
+        assert_eq!(found(full), (Cause::Conntrack, Because::TableFull));
+        let raw = Evidence {
+            table_full: Some(false),
+            ..full
+        };
+        assert_eq!(found(raw), (Cause::Firewall, Because::Rule));
+        for dst in [Place::Service, Place::LoadBalancer] {
+            let service = Evidence { dst, ..base };
+            assert_eq!(found(service), (Cause::Firewall, Because::Service));
+        }
+    }
+
+    #[test]
+    fn a_node_without_conntrack_has_no_invalid_packets() {
+        let evidence = Evidence {
+            tracked: Tracked::No,
+            tracking: false,
+            ..forwarded(Engine::None)
+        };
+        assert_eq!(found(evidence), (Cause::Firewall, Because::Rule));
+        let untracked = Evidence {
+            tracked: Tracked::Untracked,
+            tracking: true,
+            ..evidence
+        };
+        assert_eq!(found(untracked), (Cause::Firewall, Because::Rule));
+    }
+
+    #[test]
+    fn cilium_drops_in_tc_and_older_kernels_do_not_name_a_ttl() {
+        let tc = Evidence {
+            reason: "tc_ingress",
+            symbol: "__netif_receive_skb_core",
+            egress: Opinion::Denies,
+            ..forwarded(Engine::Cilium)
+        };
+        assert_eq!(found(tc), (Cause::Policy, Because::Denied(Side::Egress)));
+        let not = Evidence {
+            egress: Opinion::Allows,
+            ..tc
+        };
+        assert_eq!(found(not), (Cause::Other, Because::Reason));
+        let old = Evidence {
+            reason: "not_specified",
+            symbol: "ip_forward",
+            ttl: 1,
+            ..forwarded(Engine::None)
+        };
+        assert_eq!(found(old), (Cause::Ttl, Because::Reason));
+        assert_eq!(found(Evidence { ttl: 9, ..old }).0, Cause::Route);
+    }
+}

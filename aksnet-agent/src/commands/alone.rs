@@ -1,0 +1,41 @@
+//! Looking without a running agent: programs that are loaded for as long as somebody looks.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    agent::{Agent, Load},
+    board::Board,
+    commands::{run::Deadline, stop_signal},
+    config::Effective,
+    exit::Failure,
+    socket::{protocol::TopSource, server::Claim},
+};
+
+/// Watches the node until `looks`, which is given the agent's own, has ended, or a signal comes. Nothing stays attached.
+///
+/// # Errors
+/// As `run`, and as `looks`.
+pub(super) async fn alone<L: Future<Output = Result<(), Failure>>>(
+    effective: &Effective,
+    load: impl Load,
+    looks: impl FnOnce(Arc<dyn TopSource>) -> L,
+) -> Result<(), Failure> {
+    let stop = stop_signal()?;
+    // Whoever looks next reads from this one: two agents would attach to the same interfaces.
+    let claim = Claim::take(&effective.config.socket)?;
+    let board = Arc::new(Board::new(effective));
+    let mut agent = Agent::start(effective, board.clone(), load).await?;
+    let top: Arc<dyn TopSource> = agent.top();
+    let looks = looks(top.clone());
+    let ended = agent.live(async {
+        tokio::select! {
+            looked = looks => looked,
+            _signal = stop => Ok(()),
+            () = claim.serve(board, top) => Ok(()),
+        }
+    });
+    let ended = ended.await;
+    let _deadline = Deadline::after(Duration::from_secs(2));
+    agent.end();
+    ended?
+}
