@@ -11,7 +11,8 @@
 //!   [`flow::ColdCell`] touched only by timed ones. [`cell`] is the protocol by which packets on every
 //!   CPU and the agent share those cells.
 //! - [`passage`] recognises the same packet at EXIT, although NAT has rewritten it.
-//! - [`drops`] is what is kept of a packet that the kernel freed.
+//! - [`drops`] is what is kept of a packet that the kernel freed, [`tracked`] what conntrack and routing had
+//!   made of it by then.
 //! - [`stats`] counts what could not be given a flow of its own, and why.
 //! - [`probe_config`] is what the agent tells the programs before it loads them.
 #![cfg_attr(not(test), no_std)]
@@ -32,6 +33,8 @@ pub mod flow;
 pub mod cell;
 
 pub mod passage;
+
+pub mod tracked;
 
 pub mod drops;
 

@@ -9,6 +9,7 @@ use aksnet_common::{
     flow::{ORIGIN_ENTER, ORIGIN_NODE},
     packet::{self, ACK, Link, Network, SYN, TCP},
     stats::Event,
+    tracked::DropState,
 };
 use aya_ebpf::{
     bindings::BPF_NOEXIST, helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint,
@@ -183,7 +184,7 @@ fn settle(skb: u64, location: u64, reason: u32, ifindex: u32, iif: u32) -> u32 {
         reason,
         mark: kernel(skb + u64::from(config::skb_mark())).unwrap_or(0),
         iif,
-        padding: 0,
+        state: DropState::default(),
     };
     key.key.ifindex = ifindex;
     key.key.origin = if iif == 0 { ORIGIN_NODE } else { ORIGIN_ENTER };
@@ -200,6 +201,7 @@ fn settle(skb: u64, location: u64, reason: u32, ifindex: u32, iif: u32) -> u32 {
         // SAFETY: a helper without arguments.
         last_ns: unsafe { bpf_ktime_get_ns() },
         cell: passage >> 1,
+        ..DropStats::default()
     };
     record(&key, &one);
     // After the map: an agent that has seen this count finds the entry in the map that it turns away from.

@@ -216,14 +216,7 @@ impl FakeSource {
     /// Reports a drop, as the program on `kfree_skb` does.
     pub fn drop(&mut self, key: DropKey, stats: &DropStats) {
         let sum = self.drops.entry(key).or_default();
-        sum.skbs += stats.skbs;
-        sum.bytes += stats.bytes;
-        sum.gso_packets += stats.gso_packets;
-        sum.gso_bytes += stats.gso_bytes;
-        sum.syns += stats.syns;
-        sum.passages += stats.passages;
-        sum.last_ns = stats.last_ns;
-        sum.cell = stats.cell;
+        sum.add(stats);
     }
 
     /// The cell of a flow.

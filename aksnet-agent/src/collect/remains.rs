@@ -243,14 +243,7 @@ impl Collector {
                 drops.remove(&oldest);
             }
         }
-        let sum = drops.entry(key).or_default();
-        sum.skbs += stats.skbs;
-        sum.bytes += stats.bytes;
-        sum.gso_packets += stats.gso_packets;
-        sum.gso_bytes += stats.gso_bytes;
-        sum.syns += stats.syns;
-        sum.passages += stats.passages;
-        sum.last_ns = sum.last_ns.max(stats.last_ns);
+        drops.entry(key).or_default().add(stats);
     }
 }
 
