@@ -5,6 +5,8 @@
 //! the same: so a drop is a policy's only if it looks like a drop of the engine that the node has *and* the policies
 //! deny the flow, or if the engine's own mark says so.
 
+use aksnet_common::tracked::{DropState, Tracking};
+
 use super::cause::{Cause, cause};
 use crate::{
     plan::Place,
@@ -23,25 +25,6 @@ pub enum Opinion {
     Denies,
     /// They isolate the pod, and whether a rule allows it depends on labels that are not known.
     Undetermined,
-}
-
-/// What connection tracking knew of the packet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Tracked {
-    /// This kernel's structures are not known.
-    #[default]
-    Unknown,
-    /// Nothing: the packet is invalid, could not be tracked, or has not come so far.
-    No,
-    /// A rule says not to track it.
-    Untracked,
-    /// A connection.
-    Yes {
-        /// Its first packet (`IP_CT_NEW`), or one of an established connection or its replies.
-        new: bool,
-        /// It is in the table.
-        confirmed: bool,
-    },
 }
 
 /// Netfilter marks of Azure NPM (`npm/util/const.go`).
@@ -63,19 +46,17 @@ pub struct Evidence<'a> {
     pub symbol: &'a str,
     /// `skb->mark`.
     pub mark: u32,
-    /// Who enforces policies on the node.
+    /// Who enforces policies on the node; [`Engine::Kubernetes`] where that is not known.
     pub engine: Engine,
-    /// What conntrack knew of it.
-    pub tracked: Tracked,
-    /// Whether it had been routed: dropped behind PREROUTING.
-    pub routed: bool,
+    /// What conntrack and routing had made of it.
+    pub state: DropState,
     /// Whether its source had been translated: dropped behind POSTROUTING's NAT.
     pub source_translated: bool,
     /// Whether the node tracks connections at all.
     pub tracking: bool,
     /// Whether the conntrack table is full; `None`: not known.
     pub table_full: Option<bool>,
-    /// Its hop limit or time to live; 0: not known, or over.
+    /// Its time to live or hop limit.
     pub ttl: u8,
     /// Where it was to go.
     pub dst: Place,
@@ -152,7 +133,7 @@ pub fn attribute(evidence: &Evidence) -> Attribution {
         Cause::Firewall if is_queue(evidence.symbol) => queued(evidence),
         Cause::Firewall => by_netfilter(evidence),
         // Kernels without a reason of its own for it (before 5.18) end there for nothing else but a missing route.
-        Cause::Route if evidence.ttl == 1 && is_forwarding(evidence.symbol) => {
+        Cause::Route if evidence.ttl <= 1 && is_forwarding(evidence.symbol) => {
             Attribution::new(Cause::Ttl, Because::Reason)
         }
         // Cilium drops in its own tc programs.
@@ -204,24 +185,27 @@ fn by_netfilter(evidence: &Evidence) -> Attribution {
     if is_platform_block(evidence) {
         return Attribution::new(Cause::AzurePlatformBlock, Because::PlatformBlock);
     }
-    match evidence.tracked {
+    let routed = evidence.state.routed() != Some(false);
+    match evidence.state.tracking() {
         // No rule sees a packet between the translation of its source and the end of POSTROUTING but conntrack, which
         // finds the tuple taken there (nf_conntrack_confirm, nf_conntrack_core.c).
-        Tracked::Yes {
-            confirmed: false, ..
-        } if evidence.source_translated && evidence.symbol != "nft_do_chain" => {
+        Tracking::New
+            if evidence.source_translated
+                && evidence.state.confirmed() == Some(false)
+                && evidence.symbol != "nft_do_chain" =>
+        {
             return Attribution::new(Cause::Nat, Because::Clash);
         }
         // Before routing: no entry could be made, or a rule of table raw dropped it; the latter is not told from the
         // former by the place where rules are in x_tables.
-        Tracked::No if evidence.tracking && !evidence.routed => {
+        Tracking::NoEntry if evidence.tracking && !routed => {
             return if evidence.table_full == Some(false) || evidence.symbol == "nft_do_chain" {
                 Attribution::new(Cause::Firewall, Because::Rule)
             } else {
                 Attribution::new(Cause::Conntrack, Because::TableFull)
             };
         }
-        Tracked::No if evidence.tracking => {
+        Tracking::NoEntry if evidence.tracking => {
             return Attribution::new(Cause::Conntrack, Because::Invalid);
         }
         _ => {}
@@ -229,7 +213,7 @@ fn by_netfilter(evidence: &Evidence) -> Attribution {
     if matches!(evidence.dst, Place::Service | Place::LoadBalancer) {
         return Attribution::new(Cause::Firewall, Because::Service);
     }
-    let judges = matches!(evidence.engine, Engine::Calico | Engine::Unknown);
+    let judges = matches!(evidence.engine, Engine::Calico | Engine::Kubernetes);
     judges
         .then(|| by_opinion(evidence))
         .flatten()
@@ -260,7 +244,10 @@ fn is_platform_block(evidence: &Evidence) -> bool {
 
 /// A policy's drop, if the policies deny the flow, or may: engines judge a connection by its first packet.
 fn by_opinion(evidence: &Evidence) -> Option<Attribution> {
-    if let Tracked::Yes { new: false, .. } = evidence.tracked {
+    if !matches!(
+        evidence.state.tracking(),
+        Tracking::New | Tracking::Unknown | Tracking::Untracked
+    ) {
         return None;
     }
     let sides = [Side::Egress, Side::Ingress];
@@ -290,10 +277,14 @@ mod tests {
 
     use super::*;
 
-    const NEW: Tracked = Tracked::Yes {
-        new: true,
-        confirmed: false,
-    };
+    /// A packet past routing with this conntrack info, whose entry has this status.
+    const fn entry(info: u32, status: u32) -> DropState {
+        let read = DropState::CT_READ | DropState::ENTRY | DropState::ENTRY_READ;
+        DropState(read | ROUTED | info << DropState::INFO_SHIFT | status)
+    }
+
+    const ROUTED: u32 = DropState::ROUTE_READ | DropState::ROUTED;
+    const NO_ENTRY: DropState = DropState(DropState::CT_READ | ROUTED);
 
     /// A new connection from one pod of this node to another, dropped by a rule in FORWARD.
     fn forwarded(engine: Engine) -> Evidence<'static> {
@@ -302,8 +293,7 @@ mod tests {
             symbol: "nft_do_chain",
             mark: 0,
             engine,
-            tracked: NEW,
-            routed: true,
+            state: entry(2, 0),
             source_translated: false,
             tracking: true,
             table_full: Some(false),
@@ -375,10 +365,7 @@ mod tests {
             (Cause::Policy, Because::Likely(Side::Ingress))
         );
         let established = Evidence {
-            tracked: Tracked::Yes {
-                new: false,
-                confirmed: true,
-            },
+            state: entry(0, DropState::CONFIRMED),
             ..denied
         };
         for not in [
@@ -443,7 +430,7 @@ mod tests {
         assert_eq!(found(denied), (Cause::Firewall, Because::Rule));
         // Not having been able to look is another thing.
         let unknown = Evidence {
-            engine: Engine::Unknown,
+            engine: Engine::Kubernetes,
             ..denied
         };
         assert_eq!(
@@ -484,7 +471,7 @@ mod tests {
         };
         assert_eq!(found(metadata), block);
         let invalid = Evidence {
-            tracked: Tracked::No,
+            state: NO_ENTRY,
             ..base
         };
         assert_eq!(found(invalid), (Cause::Conntrack, Because::Invalid));
@@ -496,8 +483,7 @@ mod tests {
         assert_eq!(found(clash), (Cause::Nat, Because::Clash));
         let full = Evidence {
             symbol: "nf_hook_slow",
-            tracked: Tracked::No,
-            routed: false,
+            state: DropState(DropState::CT_READ | DropState::ROUTE_READ),
             table_full: Some(true),
             ..base
         };
@@ -516,13 +502,13 @@ mod tests {
     #[test]
     fn a_node_without_conntrack_has_no_invalid_packets() {
         let evidence = Evidence {
-            tracked: Tracked::No,
+            state: NO_ENTRY,
             tracking: false,
             ..forwarded(Engine::None)
         };
         assert_eq!(found(evidence), (Cause::Firewall, Because::Rule));
         let untracked = Evidence {
-            tracked: Tracked::Untracked,
+            state: DropState(NO_ENTRY.0 | 7 << DropState::INFO_SHIFT),
             tracking: true,
             ..evidence
         };

@@ -26,8 +26,17 @@ mod remains;
 
 mod handshake;
 
-// What a drop means.
+// What a drop means: by the kernel's word, and by all other evidence.
 pub mod cause;
+
+pub mod attribute;
+
+mod attempts;
+
+mod denial;
+
+// What policies deny, and the node forwards.
+mod gap;
 
 // Live flows, for whoever asks.
 mod live;
