@@ -101,6 +101,8 @@ fn service(n: u32) -> Service {
         local: false,
         load_balancer: false,
         health_check_port: 0,
+        source_ranges: Vec::new(),
+        selector: [("app".into(), format!("app-{n:05}").into())].into(),
     }
 }
 

@@ -6,6 +6,9 @@
 use std::sync::Arc;
 
 use aksnet_common::flow::Addr;
+use ipnet::IpNet;
+
+use crate::policy::model::NetworkPolicy;
 
 /// A string that many objects share.
 pub type Text = Arc<str>;
@@ -34,11 +37,13 @@ pub enum Kind {
     Node,
     /// A namespace.
     Namespace,
+    /// A network policy.
+    Policy,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::LocalPod,
         Self::RemotePod,
         Self::Sandbox,
@@ -46,6 +51,7 @@ impl Kind {
         Self::Slice,
         Self::Node,
         Self::Namespace,
+        Self::Policy,
     ];
 
     /// The value of the labels `kind` and `source`.
@@ -59,6 +65,7 @@ impl Kind {
             Self::Slice => "endpoint_slices",
             Self::Node => "nodes",
             Self::Namespace => "namespaces",
+            Self::Policy => "network_policies",
         }
     }
 }
@@ -140,6 +147,11 @@ pub struct Service {
     pub load_balancer: bool,
     /// `spec.healthCheckNodePort`; 0: none.
     pub health_check_port: u16,
+    /// `spec.loadBalancerSourceRanges`: who may come by the frontends; empty: anybody. An entry that cannot be read is
+    /// left out, as kube-proxy does (`MapCIDRsByIPFamily`).
+    pub source_ranges: Vec<IpNet>,
+    /// `spec.selector`: which pods are behind it; empty: its endpoints are given by hand.
+    pub selector: Labels,
 }
 
 /// One endpoint of a slice.
@@ -181,7 +193,7 @@ pub struct Node {
     /// no zone (cloud-provider-azure, `azure_zones.go`).
     pub zone: Text,
     /// `spec.podCIDRs`.
-    pub pod_cidrs: Vec<ipnet::IpNet>,
+    pub pod_cidrs: Vec<IpNet>,
     /// Its labels, as they tell how AKS has set it up.
     pub labels: Labels,
     /// `status.capacity.pods`; 0: not known.
@@ -210,6 +222,8 @@ pub enum Object {
     Node(Node),
     /// A namespace.
     Namespace(Namespace),
+    /// A network policy.
+    Policy(NetworkPolicy),
 }
 
 impl Object {
@@ -220,6 +234,7 @@ impl Object {
             Self::Pod(pod) => (pod.kind, &pod.namespace, &pod.key_name),
             Self::Service(service) => (Kind::Service, &service.namespace, &service.name),
             Self::Slice(slice) => (Kind::Slice, &slice.namespace, &slice.name),
+            Self::Policy(policy) => (Kind::Policy, &policy.namespace, &policy.name),
             Self::Node(node) => return Key::global(Kind::Node, &node.name),
             Self::Namespace(namespace) => return Key::global(Kind::Namespace, &namespace.name),
         };

@@ -1,5 +1,17 @@
 //! Why a flow is denied, or should have been: Kubernetes network policies (`networking.k8s.io/v1`) as values, and what
-//! they say of a flow. Pure: no clock, no API, no packet.
+//! they say of a flow. Pure: no clock, no API, no packet. The page for operators is `docs/policy.md`.
 
 // What a policy says, reduced as it arrives.
 pub mod model;
+
+// All of them, by the pods that they select, with those that ended a moment ago.
+pub mod index;
+
+// What is asked: who talks to whom, and by which port.
+pub mod flow;
+
+// Where those who enforce policies differ from the API's text.
+pub mod engine;
+
+// What the policies say of a flow.
+pub mod evaluate;

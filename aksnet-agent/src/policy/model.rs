@@ -6,7 +6,7 @@
 
 use ipnet::IpNet;
 
-use crate::identify::object::{Labels, Text};
+use crate::identify::object::Text;
 
 /// A direction, as seen from the pod that a policy selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -147,7 +147,7 @@ impl Selector {
 
     /// Whether it matches a pod or namespace with these labels.
     #[must_use]
-    pub fn matches(&self, labels: &Labels) -> bool {
+    pub fn matches(&self, labels: &[(Text, Text)]) -> bool {
         self.0.iter().all(|requirement| requirement.holds(labels))
     }
 }
@@ -155,8 +155,13 @@ impl Selector {
 impl Requirement {
     /// Whether it holds of these labels.
     #[must_use]
-    pub fn holds(&self, labels: &Labels) -> bool {
-        let value = label(labels, &self.key);
+    pub fn holds(&self, labels: &[(Text, Text)]) -> bool {
+        self.admits(label(labels, &self.key))
+    }
+
+    /// Whether it holds where its label has this value; `None`: there is no such label.
+    #[must_use]
+    pub fn admits(&self, value: Option<&str>) -> bool {
         let listed = |value: &str| self.values.iter().any(|one| **one == *value);
         match self.operator {
             Operator::In => value.is_some_and(listed),
@@ -170,7 +175,7 @@ impl Requirement {
 
 /// The value of a label.
 #[must_use]
-pub fn label<'a>(labels: &'a Labels, key: &str) -> Option<&'a str> {
+pub fn label<'a>(labels: &'a [(Text, Text)], key: &str) -> Option<&'a str> {
     let at = labels.binary_search_by(|(one, _)| (**one).cmp(key)).ok()?;
     Some(&labels[at].1)
 }
@@ -178,6 +183,7 @@ pub fn label<'a>(labels: &'a Labels, key: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identify::object::Labels;
 
     fn holds(operator: Operator, values: &[&str], labels: &[(&str, &str)]) -> bool {
         let labels: Labels = labels

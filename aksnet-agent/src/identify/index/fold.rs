@@ -11,7 +11,7 @@ use super::{
     store::Store,
     tenure::{Rank, is_holdable},
 };
-use crate::identify::object::Slice;
+use crate::{identify::object::Slice, policy::model::NetworkPolicy};
 
 /// Addresses of one pod, node or service that are kept at most. A pod has one of each family.
 const ADDRESSES: usize = 64;
@@ -28,6 +28,7 @@ impl Index {
             Object::Slice(slice) => self.apply_slice(&slice, now),
             Object::Node(node) => self.apply_node(node, now),
             Object::Namespace(namespace) => self.apply_namespace(namespace),
+            Object::Policy(policy) => self.apply_policy(policy),
         }
     }
 
@@ -50,6 +51,7 @@ impl Index {
             Kind::Slice => self.slices.begin(),
             Kind::Node => self.nodes.begin(),
             Kind::Namespace => self.namespaces.begin(),
+            Kind::Policy => self.policies.begin(),
         }
     }
 
@@ -63,6 +65,7 @@ impl Index {
             Kind::Slice => self.slices.settle(),
             Kind::Node => self.nodes.settle(),
             Kind::Namespace => self.namespaces.settle(),
+            Kind::Policy => self.policies.settle(),
         };
         for id in gone {
             self.remove(kind, id, now);
@@ -100,6 +103,7 @@ impl Index {
             Kind::Slice => self.remove_slice(id, now),
             Kind::Node => self.remove_node(id, now),
             Kind::Namespace => self.namespaces.remove(id).is_some(),
+            Kind::Policy => self.policies.remove(id).is_some(),
         };
         if known {
             self.names.end_all([id.0, id.1]);
@@ -440,6 +444,17 @@ impl Index {
         let name = &namespace.name;
         let (id, owner) = Self::enter(names, owners, &self.namespaces, &Text::default(), name);
         self.namespaces.put(id, owner, namespace);
+    }
+
+    fn apply_policy(&mut self, policy: NetworkPolicy) {
+        if policy.namespace.is_empty() || policy.name.is_empty() {
+            self.problems.refused_objects += 1;
+            return;
+        }
+        let (names, owners) = (&mut self.names, &mut self.owners);
+        let (namespace, name) = (&policy.namespace, &policy.name);
+        let (id, owner) = Self::enter(names, owners, &self.policies, namespace, name);
+        self.policies.put(id, owner, policy);
     }
 
     /// Leaves each address once, without those that nobody can hold.

@@ -13,6 +13,7 @@ use super::{
     names::{Name, Names, Pool},
     object::{Key, Kind, Labels, Moment, Namespace, Node, Object, Pod, Service, Text},
 };
+use crate::policy::model::NetworkPolicy;
 
 // An address with who held it, and when.
 mod hash;
@@ -156,6 +157,7 @@ pub struct Index {
     slices: Store<Part>,
     nodes: Store<Node>,
     namespaces: Store<Namespace>,
+    policies: Store<NetworkPolicy>,
     zones: std::collections::HashMap<Name, Zone, hash::Mixing>,
     ports: Ports,
     owners: u64,
@@ -178,6 +180,7 @@ impl Index {
             slices: Store::default(),
             nodes: Store::default(),
             namespaces: Store::default(),
+            policies: Store::default(),
             zones: std::collections::HashMap::default(),
             ports: Ports::default(),
             owners: 0,
@@ -355,7 +358,7 @@ impl Index {
 
     /// How many objects of each kind there are.
     #[must_use]
-    pub fn counts(&self) -> [(Kind, usize); 7] {
+    pub fn counts(&self) -> [(Kind, usize); 8] {
         Kind::ALL.map(|kind| {
             let count = match kind {
                 Kind::LocalPod => self.pods[0].len(),
@@ -365,6 +368,7 @@ impl Index {
                 Kind::Slice => self.slices.len(),
                 Kind::Node => self.nodes.len(),
                 Kind::Namespace => self.namespaces.len(),
+                Kind::Policy => self.policies.len(),
             };
             (kind, count)
         })
@@ -381,6 +385,7 @@ impl Index {
             Kind::Slice => self.slices.synced,
             Kind::Node => self.nodes.synced,
             Kind::Namespace => self.namespaces.synced,
+            Kind::Policy => self.policies.synced,
         }
     }
 

@@ -59,6 +59,8 @@ fn service(name: &str) -> Service {
         local: false,
         load_balancer: false,
         health_check_port: 0,
+        source_ranges: Vec::new(),
+        selector: [].into(),
     }
 }
 
@@ -675,13 +677,13 @@ fn one_kinds_relist_leaves_the_others() {
         case.0.settle(kind, 20 * S);
     }
     let counts = case.0.counts().map(|(_, count)| count);
-    assert_eq!(counts, [1, 0, 0, 1, 1, 1, 0]);
+    assert_eq!(counts, [1, 0, 0, 1, 1, 1, 0, 0]);
     for kind in [Kind::Service, Kind::Slice, Kind::Node] {
         case.0.begin(kind);
         case.0.settle(kind, 20 * S);
     }
     let counts = case.0.counts().map(|(_, count)| count);
-    assert_eq!(counts, [1, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(counts, [1, 0, 0, 0, 0, 0, 0, 0]);
 }
 
 #[test]

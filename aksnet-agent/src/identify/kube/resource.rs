@@ -29,7 +29,7 @@ const fn core(kind: Kind, plural: &'static str) -> Resource {
 }
 
 /// Everything that can be watched. Remote pods are only when asked for.
-pub const RESOURCES: [Resource; 6] = [
+pub const RESOURCES: [Resource; 7] = [
     core(Kind::LocalPod, "pods"),
     core(Kind::RemotePod, "pods"),
     core(Kind::Service, "services"),
@@ -41,6 +41,12 @@ pub const RESOURCES: [Resource; 6] = [
     },
     core(Kind::Node, "nodes"),
     core(Kind::Namespace, "namespaces"),
+    Resource {
+        kind: Kind::Policy,
+        group: "networking.k8s.io",
+        version: "v1",
+        plural: "networkpolicies",
+    },
 ];
 
 impl Resource {
@@ -75,6 +81,7 @@ mod tests {
         let paths: Vec<String> = RESOURCES.iter().map(Resource::path).collect();
         assert_eq!(paths[0], "/api/v1/pods");
         assert_eq!(paths[3], "/apis/discovery.k8s.io/v1/endpointslices");
+        assert_eq!(paths[6], "/apis/networking.k8s.io/v1/networkpolicies");
     }
 
     #[test]

@@ -107,6 +107,23 @@ impl<T: Shape> Shape for Vec<Field<T>> {
     }
 }
 
+/// A number or a string (apimachinery `util/intstr` `IntOrString`). Digits in quotes are a string.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Either {
+    Number(u64),
+    Text(String),
+}
+
+impl Shape for Either {
+    fn text(text: &str) -> Option<Self> {
+        Some(Self::Text(text.to_owned()))
+    }
+
+    fn number(number: u64) -> Option<Self> {
+        Some(Self::Number(number))
+    }
+}
+
 /// A map of strings, such as labels.
 #[derive(Debug, Default)]
 pub(super) struct Pairs(pub(super) Vec<(String, Field<String>)>);

@@ -1,7 +1,7 @@
 //! *Reduction*: JSON of an API object in, what the agent keeps of it out. Pure.
 //!
 //! What is missing or of the wrong type is left out and told as *odd*; the rest is used. An object without a name is
-//! none. Field names and meanings: k8s.io/api `core/v1/types.go`, `discovery/v1/types.go`.
+//! none. Field names and meanings: k8s.io/api `core/v1/types.go`, `discovery/v1/types.go`, `networking/v1/types.go`.
 
 mod field;
 
@@ -15,6 +15,8 @@ mod service;
 mod slice;
 
 mod node;
+
+mod policy;
 
 use std::net::IpAddr;
 
@@ -209,6 +211,17 @@ impl Context<'_> {
         }
     }
 
+    fn labels(&mut self, field: Field<Pairs>, name: &'static str) -> Labels {
+        let pairs = field.take(name, self.odd).unwrap_or_default();
+        let mut labels = Vec::new();
+        for (key, value) in pairs.0 {
+            if let Some(value) = value.take(name, self.odd) {
+                labels.push((self.symbols.text(&key), self.symbols.text(&value)));
+            }
+        }
+        self.symbols.labels(labels)
+    }
+
     /// None without a name.
     fn about(&mut self, metadata: Metadata) -> Option<About> {
         let odd = &mut *self.odd;
@@ -224,14 +237,7 @@ impl Context<'_> {
                 owner = Some((kind, name));
             }
         }
-        let pairs = metadata.labels.take("metadata.labels", odd);
-        let mut labels = Vec::new();
-        for (key, value) in pairs.unwrap_or_default().0 {
-            if let Some(value) = value.take("metadata.labels", odd) {
-                labels.push((self.symbols.text(&key), self.symbols.text(&value)));
-            }
-        }
-        let labels = self.symbols.labels(labels);
+        let labels = self.labels(metadata.labels, "metadata.labels");
         let namespace = self.text(metadata.namespace, "metadata.namespace");
         let Some(name) = name else {
             self.odd.push("metadata.name");
@@ -321,6 +327,7 @@ impl Reducer {
             Kind::Slice => self.read::<slice::RawSlice>(kind, json, event),
             Kind::Node => self.read::<node::RawNode>(kind, json, event),
             Kind::Namespace => self.read::<node::RawNamespace>(kind, json, event),
+            Kind::Policy => self.read::<policy::RawPolicy>(kind, json, event),
         }
     }
 

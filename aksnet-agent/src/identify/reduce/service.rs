@@ -1,6 +1,8 @@
 //! Services.
 
-use super::{About, Context, Field, Metadata, Raw, shape};
+use ipnet::IpNet;
+
+use super::{About, Context, Field, Metadata, Pairs, Raw, shape};
 use crate::identify::object::{Kind, Object, Service, ServicePort};
 
 shape! {
@@ -20,6 +22,8 @@ shape! {
         ports: Vec<Field<Port>> = "ports",
         policy: String = "externalTrafficPolicy",
         health_check: u64 = "healthCheckNodePort",
+        source_ranges: Vec<Field<String>> = "loadBalancerSourceRanges",
+        selector: Pairs = "selector",
     }
 }
 
@@ -102,6 +106,19 @@ impl Raw for RawService {
             .filter_map(|ingress| ingress.address.take(name, context.odd))
             .filter(|text| !text.is_empty())
             .collect();
+        let name_of_ranges = "spec.loadBalancerSourceRanges";
+        let ranges: Vec<String> = spec
+            .source_ranges
+            .items(name_of_ranges, context.odd)
+            .collect();
+        let mut source_ranges = Vec::new();
+        for range in ranges {
+            // The API takes blanks around them.
+            match range.trim().parse::<IpNet>() {
+                Ok(range) => source_ranges.push(range.trunc()),
+                Err(_) => context.odd.push(name_of_ranges),
+            }
+        }
         let policy = spec.policy.take("spec.externalTrafficPolicy", context.odd);
         let kind = spec.kind.take("spec.type", context.odd);
         Object::Service(Service {
@@ -114,6 +131,8 @@ impl Raw for RawService {
             local: policy.as_deref() == Some("Local"),
             load_balancer: kind.as_deref() == Some("LoadBalancer"),
             health_check_port: context.number(spec.health_check, "spec.healthCheckNodePort"),
+            source_ranges,
+            selector: context.labels(spec.selector, "spec.selector"),
         })
     }
 }

@@ -163,6 +163,7 @@ fn a_load_balancer_is_kept_with_all_its_addresses() {
         "spec": {
             "type": "LoadBalancer", "clusterIP": "10.0.0.10", "clusterIPs": ["10.0.0.10", "fd00::10"],
             "externalIPs": ["192.0.2.1"], "externalTrafficPolicy": "Local", "healthCheckNodePort": 30999,
+            "loadBalancerSourceRanges": [" 192.0.2.7/24 ", "2001:db8::/32"], "selector": {"tier": "front", "app": "web"},
             "ports": [{"name": "http", "port": 80, "nodePort": 30080}, {"port": 53, "protocol": "UDP"}],
         },
         "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.20"}, {"hostname": "lb.example"}]}},
@@ -173,12 +174,29 @@ fn a_load_balancer_is_kept_with_all_its_addresses() {
     assert_eq!(service.external, [addr("192.0.2.1")]);
     assert!(service.local && service.load_balancer);
     assert_eq!(service.health_check_port, 30999);
+    assert_eq!(
+        service.source_ranges,
+        ["192.0.2.0/24", "2001:db8::/32"].map(|range| range.parse().unwrap())
+    );
+    let selector: Vec<(&str, &str)> = service.selector.iter().map(|(k, v)| (&**k, &**v)).collect();
+    assert_eq!(selector, [("app", "web"), ("tier", "front")]);
     let ports: Vec<(u8, u16, u16)> = service
         .ports
         .iter()
         .map(|p| (p.protocol, p.port, p.node_port))
         .collect();
     assert_eq!(ports, [(6, 80, 30080), (17, 53, 0)]);
+}
+
+#[test]
+fn a_source_range_that_is_none_is_left_out() {
+    let (service, odd) = service(&json!({
+        "metadata": {"name": "web"},
+        "spec": {"loadBalancerSourceRanges": ["10.0.0.0/40", 7, "10.0.0.0/8"], "selector": {"app": 1, "b": "2"}},
+    }));
+    assert_eq!(service.source_ranges, ["10.0.0.0/8".parse().unwrap()]);
+    assert_eq!(service.selector.len(), 1);
+    assert_eq!(odd, ["spec.loadBalancerSourceRanges", "spec.selector"]);
 }
 
 #[test]

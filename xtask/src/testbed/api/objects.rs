@@ -126,6 +126,20 @@ pub fn service(namespace: &str, name: &str, address: &str) -> Value {
     })
 }
 
+/// A network policy with this `spec`.
+#[must_use]
+pub fn policy(namespace: &str, name: &str, spec: &Value) -> Value {
+    json!({
+        "kind": "NetworkPolicy", "apiVersion": "networking.k8s.io/v1",
+        "metadata": {
+            "name": name, "namespace": namespace, "uid": format!("uid-of-policy-{namespace}-{name}"),
+            "creationTimestamp": "2026-03-01T10:20:30Z", "generation": 1,
+            "managedFields": [managed("kubectl-client-side-apply", &["podSelector", "policyTypes", "ingress"])],
+        },
+        "spec": spec,
+    })
+}
+
 /// The slice of a service, with an endpoint for each pod: its name, node and address.
 #[must_use]
 pub fn slice(namespace: &str, service: &str, pods: &[(&str, &str, &str)]) -> Value {

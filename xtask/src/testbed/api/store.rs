@@ -6,12 +6,16 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 /// The paths of the collections, by the kind of their objects.
-const PATHS: [(&str, &str); 5] = [
+const PATHS: [(&str, &str); 6] = [
     ("Pod", "/api/v1/pods"),
     ("Service", "/api/v1/services"),
     ("EndpointSlice", "/apis/discovery.k8s.io/v1/endpointslices"),
     ("Node", "/api/v1/nodes"),
     ("Namespace", "/api/v1/namespaces"),
+    (
+        "NetworkPolicy",
+        "/apis/networking.k8s.io/v1/networkpolicies",
+    ),
 ];
 
 fn path_of(kind: &str) -> &'static str {
