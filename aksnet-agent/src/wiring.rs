@@ -19,7 +19,10 @@ use crate::{
     },
     classify::Whois,
     cli::{self, REVISION, VERSION},
-    collect::{CollectConfig, Collector, DropNames, Now, SweepReport, source::Source as _},
+    collect::{
+        Circumstances, CollectConfig, Collector, DropNames, Found, Now, SweepReport,
+        source::Source as _,
+    },
     commands::top::json_lines,
     config::{BpfLog, Config},
     droplog::{DropLog, symbols::Places},
@@ -28,6 +31,7 @@ use crate::{
     metrics::{Metrics, ProgramRuns},
     node::{Node, interface::Interface},
     plan::Plan,
+    policy::engine::Engine,
     socket::protocol::{TopQuery, TopReader, TopSource},
     sources::Sources,
     survey::Surveyed,
@@ -48,6 +52,7 @@ pub fn load(config: &Config, node: &Node, sources: &Arc<Sources>) -> Result<Part
     metrics.set_build(VERSION, REVISION);
     let collect = CollectConfig {
         idle_ms: u32::try_from(config.idle_timeout.as_millis()).unwrap_or(u32::MAX),
+        policy_grace_ms: u32::try_from(config.policy_grace.as_millis()).unwrap_or(u32::MAX),
         ..CollectConfig::default()
     };
     let accounts = Accounts(Arc::new(Mutex::new(Inner {
@@ -60,6 +65,7 @@ pub fn load(config: &Config, node: &Node, sources: &Arc<Sources>) -> Result<Part
         report: SweepReport::default(),
         drops: Arc::default(),
         places: Places::default(),
+        engine: Engine::Kubernetes,
     })));
     bpf::loader::give_back_memory();
     let text = metrics.clone();
@@ -138,6 +144,8 @@ struct Inner {
     report: SweepReport,
     drops: Arc<DropLog>,
     places: Places,
+    /// Who enforces policies on the node, by the latest survey.
+    engine: Engine,
 }
 
 impl Accounts {
@@ -176,8 +184,42 @@ impl Inner {
         metrics.count_snat_connections(&whois, now, clients);
     }
 
+    /// What a drop's cause depends on besides the drop. The table's fill changes from one moment to the next, so it is
+    /// read now, and not with the statistics.
+    fn circumstances(&self) -> Circumstances {
+        let entries = conntrack_number("nf_conntrack_count");
+        let limit = conntrack_number("nf_conntrack_max");
+        Circumstances {
+            engine: self.engine,
+            tracking: entries != Some(0),
+            table_full: entries
+                .zip(limit)
+                .map(|(entries, limit)| entries >= limit - limit / 20),
+        }
+    }
+
+    /// Hands the sweep's drops to those who follow them, with the names of the kernel's functions.
+    fn log_drops(&mut self) {
+        let found = self.collector.take_records();
+        if found.is_empty() {
+            return;
+        }
+        let unnamed = |found: &&Found| found.record.location.is_empty();
+        let asked: Vec<u64> = found.iter().filter(unnamed).map(|f| f.address).collect();
+        let mut names = self.places.names(&asked, kernel::text_symbols).into_iter();
+        let records = found.into_iter().map(|mut found| {
+            if found.record.location.is_empty() {
+                found.record.location = names.next().unwrap_or_default().into();
+            }
+            found.record
+        });
+        let records: Vec<_> = records.collect();
+        self.drops.publish(records);
+    }
+
     fn sweep(&mut self, last: bool) -> anyhow::Result<()> {
         self.look_around(last);
+        self.collector.set_circumstances(self.circumstances());
         let started = Instant::now();
         let now = now();
         let Self {
@@ -206,12 +248,19 @@ impl Inner {
         if report.closed > 0 && !last {
             bpf::maps::wait_for_programs();
         }
+        self.log_drops();
         self.report = report;
         match self.report.errors.as_slice() {
             [] => Ok(()),
             errors => Err(anyhow::anyhow!("{}", errors.join("; "))),
         }
     }
+}
+
+/// A number of conntrack's in this network namespace; `None` where there is none.
+fn conntrack_number(name: &str) -> Option<u64> {
+    let path = format!("/proc/sys/net/netfilter/{name}");
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 fn now() -> Now {
@@ -238,7 +287,9 @@ impl Sweeper for Accounts {
     }
 
     fn set_survey(&mut self, surveyed: &Surveyed) {
-        let inner = self.lock();
+        let mut inner = self.lock();
+        let engine = surveyed.found.policy_engine.value;
+        inner.engine = engine.and_then(Engine::from_name).unwrap_or_default();
         let metrics = inner.collector.metrics();
         metrics.set_node(&inner.sources.node_name, &surveyed.found);
         metrics.set_pod_ips(&surveyed.pod_ips.accounts);

@@ -1,8 +1,8 @@
 //! The cause of a drop: what the kernel's reason and the place in its code mean on a node.
 //!
 //! Reasons come as names, as their numbers move between kernels. The symbol of the code that dropped the
-//! packet is the second witness, and the only one where the kernel says no more than `NOT_SPECIFIED`. Whether
-//! a network policy explains a firewall's drop is decided elsewhere.
+//! packet is the second witness, and the only one where the kernel says no more than `NOT_SPECIFIED`. What a
+//! firewall's drop means is for [`attribute`](super::attribute) to tell from further evidence.
 
 use std::collections::HashMap;
 
@@ -257,21 +257,6 @@ pub fn cause(reason: &str, symbol: &str) -> Cause {
     }
 }
 
-/// The cause, knowing also where the packet was to go: AKS's own rules stop pods from reaching the
-/// wireserver (TCP 80 and 32526) and, where so configured, the metadata service.
-#[must_use]
-pub fn cause_to(reason: &str, symbol: &str, dst: Place, dst_port: u16) -> Cause {
-    match cause(reason, symbol) {
-        Cause::Firewall
-            if (dst == Place::Wireserver && matches!(dst_port, 80 | 32_526))
-                || (dst == Place::Metadata && dst_port == 80) =>
-        {
-            Cause::AzurePlatformBlock
-        }
-        cause => cause,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,20 +296,6 @@ mod tests {
         ] {
             assert_eq!(cause(reason, symbol), expected, "{reason} at {symbol}");
         }
-    }
-
-    #[test]
-    fn the_wireserver_block_is_aks_own() {
-        let to = |place, port| cause_to("netfilter_drop", "nf_hook_slow", place, port);
-        assert_eq!(to(Place::Wireserver, 80), Cause::AzurePlatformBlock);
-        assert_eq!(to(Place::Wireserver, 32_526), Cause::AzurePlatformBlock);
-        assert_eq!(to(Place::Wireserver, 53), Cause::Firewall);
-        assert_eq!(to(Place::Metadata, 80), Cause::AzurePlatformBlock);
-        assert_eq!(to(Place::Internet, 80), Cause::Firewall);
-        assert_eq!(
-            cause_to("ip_innoroutes", "ip_error", Place::Wireserver, 80),
-            Cause::Route
-        );
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub(super) const NAMELESS: u16 = 1 << 11;
 /// Two bits: one more than the number of the connection's [`Anomaly`], 0 for none.
 const ANOMALY_SHIFT: u16 = 12;
 
+/// Policies deny it; see `gap`.
+pub(super) const GAP: u16 = 1 << 14;
+
 /// What of a cell's hot half has been accounted, and to which series.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
@@ -181,6 +184,16 @@ pub struct ColdDelta {
 }
 
 impl ColdSeen {
+    /// Timed packets that left the node so far.
+    pub(super) const fn exits(&self) -> u64 {
+        self.exits
+    }
+
+    /// Timed packets that were dropped so far.
+    pub(super) const fn drops(&self) -> u64 {
+        self.drops
+    }
+
     /// Accounts what is new in the cell; the translation is not part of it.
     pub(super) fn advance(&mut self, cold: &ColdCell) -> ColdDelta {
         let mut delta = ColdDelta {

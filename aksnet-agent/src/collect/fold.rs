@@ -6,7 +6,7 @@ use aksnet_common::{
 };
 
 use super::{
-    delta::{HEARD, PENDING, REOPENED, REPLY, TWIN},
+    delta::{GAP, HEARD, PENDING, REOPENED, REPLY, TWIN},
     sweep::{Collector, Last, Sweep},
 };
 use crate::metrics::FlowCounts;
@@ -69,6 +69,9 @@ impl Collector {
         }
         if let Some(cold) = cold {
             self.fold_cold(sweep, cell, cold);
+        }
+        if self.seen[index].has(GAP) {
+            self.fold_gap(sweep, cell, counts.packets, counts.connections);
         }
         Rare {
             resent: delta.retransmits,

@@ -419,6 +419,7 @@ impl Collector {
         seen.nat_bytes = handles.nat_bytes;
         seen.class = labels.class as u8;
         seen.flags = (seen.flags & !(3 << NAT_SHIFT)) | (labels.nat as u16) << NAT_SHIFT;
+        self.judge_gap(source, sweep, cell, &verdict);
     }
 
     /// Asks again who the flows' ends are that had no name when they were judged.

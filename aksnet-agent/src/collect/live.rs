@@ -94,8 +94,9 @@ impl Collector {
     }
 
     /// Drops of the last minute that belong to no live flow.
-    pub fn orphan_drops(&self) -> impl Iterator<Item = (&DropKey, &DropStats)> {
-        self.orphans.drops.iter()
+    pub fn orphan_drops(&self) -> impl Iterator<Item = (&DropKey, &DropStats, Cause)> {
+        let drops = self.orphans.drops.iter();
+        drops.map(|(key, (stats, cause))| (key, stats, *cause))
     }
 
     /// The wall time of a moment by `CLOCK_MONOTONIC`.

@@ -24,6 +24,8 @@ mod judge;
 
 mod remains;
 
+mod dropped;
+
 mod handshake;
 
 // What a drop means: by the kernel's word, and by all other evidence.
@@ -44,7 +46,7 @@ mod live;
 pub use self::{
     cause::DropNames,
     live::LiveFlow,
-    report::{Accounted, CollectConfig, Now, SweepReport},
+    report::{Accounted, Circumstances, CollectConfig, Found, Now, SweepReport},
     sweep::Collector,
 };
 

@@ -2,6 +2,11 @@
 
 use serde::Serialize;
 
+use crate::{droplog::DropRecord, policy::engine::Engine};
+
+/// Records that one sweep makes at the most: a flood of tuples is in the metrics, and nobody reads that fast.
+pub const RECORDS: usize = 256;
+
 /// What can be set about collecting. All in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CollectConfig {
@@ -15,6 +20,9 @@ pub struct CollectConfig {
     pub name_wait_ms: u32,
     /// A SYN without an answer for this long is unanswered.
     pub unanswered_ms: u32,
+    /// Policies and labels must have been as they are for this long when a connection begins that they deny, for it to
+    /// be a gap.
+    pub policy_grace_ms: u32,
 }
 
 impl Default for CollectConfig {
@@ -25,8 +33,39 @@ impl Default for CollectConfig {
             settle_ms: 10,
             name_wait_ms: 3_000,
             unanswered_ms: 10_000,
+            policy_grace_ms: 10_000,
         }
     }
+}
+
+/// What is known of the node besides its flows, and a drop's cause depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Circumstances {
+    /// Who enforces policies; [`Engine::Kubernetes`] where that is not known.
+    pub engine: Engine,
+    /// Whether the node tracks connections.
+    pub tracking: bool,
+    /// Whether the conntrack table is full; `None`: not known.
+    pub table_full: Option<bool>,
+}
+
+impl Default for Circumstances {
+    fn default() -> Self {
+        Self {
+            engine: Engine::Kubernetes,
+            tracking: true,
+            table_full: None,
+        }
+    }
+}
+
+/// A record of the drop log that lacks what takes longer to look up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The record; its `location` is empty where the function's name is not at hand.
+    pub record: DropRecord,
+    /// Where in the kernel's code.
+    pub address: u64,
 }
 
 /// The time of a sweep, by both clocks.

@@ -14,11 +14,13 @@ use aksnet_common::{
 };
 
 use super::{
+    attempts::Attempts,
     cause::{Cause, DropNames},
-    delta::{CLOSED, ColdSeen, KNOWN, RECHECK, REOPENED, SURE, Seen},
+    delta::{CLOSED, ColdSeen, GAP, KNOWN, RECHECK, REOPENED, SURE, Seen},
+    gap::Gaps,
     join::Index,
     remains::Orphans,
-    report::{Accounted, CollectConfig, Now, SweepReport},
+    report::{Accounted, Circumstances, CollectConfig, Found, Now, SweepReport},
     source::Source,
 };
 use crate::{
@@ -85,6 +87,12 @@ pub struct Collector {
     pub(super) before: Index,
     pub(super) after: Index,
     pub(super) orphans: Orphans,
+    pub(super) attempts: Attempts,
+    pub(super) gaps: Gaps,
+    /// What is known of the node besides its flows.
+    pub(super) circumstances: Circumstances,
+    /// Drops of this sweep, for the drop log.
+    pub(super) records: Vec<Found>,
     /// Flows whose SYN waits for its answer.
     pub(super) pending: Vec<u32>,
     pub(super) accounted: Accounted,
@@ -139,6 +147,10 @@ impl Collector {
             before: Index::default(),
             after: Index::default(),
             orphans: Orphans::default(),
+            attempts: Attempts::default(),
+            gaps: Gaps::default(),
+            circumstances: Circumstances::default(),
+            records: Vec::new(),
             pending: Vec::new(),
             accounted: Accounted::default(),
             fresh: Vec::new(),
@@ -158,6 +170,16 @@ impl Collector {
     #[must_use]
     pub const fn accounted(&self) -> &Accounted {
         &self.accounted
+    }
+
+    /// What is known of the node besides its flows; to be told before a sweep.
+    pub const fn set_circumstances(&mut self, circumstances: Circumstances) {
+        self.circumstances = circumstances;
+    }
+
+    /// The drops of the last sweep, for the drop log: at most [`super::report::RECORDS`] of them.
+    pub fn take_records(&mut self) -> Vec<Found> {
+        std::mem::take(&mut self.records)
     }
 
     /// The metrics that this collector adds to.
@@ -222,6 +244,7 @@ impl Collector {
         self.scan(source, &mut sweep);
         self.judge(source, &mut sweep);
         self.ask_for_names(source, &mut sweep);
+        self.review_gaps(source, &mut sweep);
         self.take_remains(source, &mut sweep);
         self.settle_handshakes(source, &mut sweep);
         self.give_back(source, &mut sweep);
@@ -453,6 +476,9 @@ impl Collector {
         self.after.remove(link.after, cell);
         if link.partner != NONE && self.links[link.partner as usize].partner == cell {
             self.links[link.partner as usize].partner = NONE;
+        }
+        if self.seen[index].has(GAP) {
+            self.gaps.forget(cell);
         }
         self.seen[index] = Seen::unknown();
         self.cold[index] = ColdSeen::default();

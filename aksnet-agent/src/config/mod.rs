@@ -94,6 +94,8 @@ pub struct Config {
     pub interval: Duration,
     /// A flow without packets for so long gives its cell back.
     pub idle_timeout: Duration,
+    /// How long policies and labels must have been as they are when a connection begins, for it to be a gap.
+    pub policy_grace: Duration,
     /// The most series a metric may have; what is beyond is folded into `other`.
     pub series_limit: usize,
     /// Whether the flow metrics name pods besides workloads.
@@ -154,6 +156,7 @@ impl Default for Config {
             first_packets: 2,
             interval: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(30),
+            policy_grace: Duration::from_secs(10),
             series_limit: metrics.series_limit,
             pod_labels: false,
             nat_budget: Duration::from_nanos(metrics.overhead_budget.established_ns),

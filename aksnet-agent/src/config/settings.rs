@@ -416,6 +416,15 @@ pub static SETTINGS: &[Setting] = &[
         |c| vec![duration::show(c.idle_timeout)]
     ),
     setting!(
+        policy_grace,
+        "TIME",
+        One,
+        ACCOUNTS,
+        "A connection that policies deny is a gap only if they and the pods' labels were so for this long when it began",
+        |v| value::time(&v[0], Duration::ZERO, Duration::from_hours(1))?,
+        |c| vec![duration::show(c.policy_grace)]
+    ),
+    setting!(
         nat_budget,
         "TIME",
         One,

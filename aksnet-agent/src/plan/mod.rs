@@ -281,6 +281,16 @@ impl Plan {
         self.interfaces.get(&ifindex)
     }
 
+    /// Its name; `if<number>` for one that is not watched, empty for none.
+    #[must_use]
+    pub fn interface_name(&self, ifindex: u32) -> String {
+        match self.interface(ifindex) {
+            Some(interface) => interface.name.to_string(),
+            None if ifindex == 0 => String::new(),
+            None => format!("if{ifindex}"),
+        }
+    }
+
     /// What a watched interface is.
     #[must_use]
     pub fn role(&self, ifindex: u32) -> Option<Role> {

@@ -184,7 +184,11 @@ pub fn rows<S: Source>(
         .map(|flow| flow_row(&flow, whois, names))
         .collect();
     let orphans = collector.orphan_drops();
-    rows.extend(orphans.map(|(key, stats)| drop_row(collector, key, stats, whois, names)));
+    rows.extend(orphans.map(|(key, stats, cause)| {
+        let mut row = drop_row(collector, key, stats, whois, names);
+        row.drop_cause = Some(cause.name().to_owned());
+        row
+    }));
     rows.sort_by(|a, b| compare(a, b, query.sort));
     rows.truncate(query.limit);
     rows
@@ -250,14 +254,6 @@ fn timing(times: &PathTimes) -> Option<Timing> {
     })
 }
 
-fn interface(plan: &Plan, ifindex: u32) -> String {
-    match plan.interface(ifindex) {
-        Some(interface) => interface.name.to_string(),
-        None if ifindex == 0 => String::new(),
-        None => format!("if{ifindex}"),
-    }
-}
-
 fn flow_row(flow: &LiveFlow, whois: &Whois, names: &DropNames) -> Row {
     let plan = whois.plan;
     let (hot, cold) = (&flow.hot, &flow.cold);
@@ -291,9 +287,9 @@ fn flow_row(flow: &LiveFlow, whois: &Whois, names: &DropNames) -> Row {
         in_interface: if flow.node_sends() {
             String::new()
         } else {
-            interface(plan, hot.key.ifindex)
+            plan.interface_name(hot.key.ifindex)
         },
-        out_interface: interface(plan, out),
+        out_interface: plan.interface_name(out),
         from: Who::of(from, whois),
         to: Who::of(to, whois),
         before: hot.key.tuple().into(),
@@ -337,12 +333,6 @@ fn drop_row(
         whois,
     );
     let reason = names.reason(key.reason);
-    let cause = cause::cause_to(
-        &reason,
-        names.symbol(key.location),
-        verdict.server.place(),
-        before.dst_port,
-    );
     Row {
         time_ms: collector.unix_ms(stats.last_ns),
         class: verdict.class.name().to_owned(),
@@ -350,7 +340,7 @@ fn drop_row(
         scope: verdict.scope.name().to_owned(),
         protocol: protocol_name(key.key.protocol).into_owned(),
         reply: false,
-        in_interface: interface(plan, key.iif),
+        in_interface: plan.interface_name(key.iif),
         out_interface: String::new(),
         from: Who::of(&verdict.client, whois),
         to: Who::of(&verdict.server, whois),
@@ -364,6 +354,6 @@ fn drop_row(
         established: None,
         drops: stats.skbs + stats.gso_packets,
         drop_reason: Some(reason),
-        drop_cause: Some(cause.name().to_owned()),
+        drop_cause: None,
     }
 }

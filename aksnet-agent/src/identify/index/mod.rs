@@ -250,6 +250,17 @@ impl Index {
         self.service_holder(what, id)
     }
 
+    /// The same, whole; or the one that has the port on every node, if the address is no service's.
+    #[must_use]
+    pub fn service_at(&self, address: Addr, protocol: u8, port: u16) -> Option<&Service> {
+        let by_address = self.ports.service(address, protocol, port);
+        let id = match by_address {
+            Some((_, id)) => id,
+            None => self.ports.node(protocol, port)?,
+        };
+        Some(&self.services.get(id)?.object)
+    }
+
     /// The live service that has this port on every node, for its clients or for a load balancer's health probe.
     #[must_use]
     pub fn node_port(&self, protocol: u8, port: u16) -> Option<Holder> {
