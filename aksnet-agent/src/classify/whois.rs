@@ -15,6 +15,7 @@ use crate::{
         object::Moment,
     },
     plan::{Place, Plan, Site},
+    policy::flow::Who,
 };
 
 /// One end of a connection, or an address that was dialled.
@@ -92,6 +93,31 @@ impl<'a> Whois<'a> {
             plan,
             index: &NOBODY,
             translations: None,
+        }
+    }
+}
+
+impl<'a> Whois<'a> {
+    /// Who was at an address at a time, as network policies see it: Kubernetes' objects say it, and ranges where they
+    /// know nobody. What the node knows of itself is not overruled.
+    #[must_use]
+    pub fn party(&self, address: Addr, at: Moment) -> Who<'a> {
+        let place = self.plan.place(address);
+        match place {
+            Place::Wireserver | Place::Metadata | Place::Link => return Who::External,
+            // A process of the node listens there.
+            Place::LocalDns => return Who::Node { this: true },
+            _ => {}
+        }
+        match (place, self.index.party(address, at)) {
+            // A frontend on one of the node's devices is still a service's.
+            (_, Some(Who::Service)) => Who::Service,
+            (Place::ThisNode, _) => Who::Node { this: true },
+            (_, Some(who)) => who,
+            (Place::LocalPod | Place::RemotePod, None) => Who::UnknownPod,
+            (Place::OtherNode, None) => Who::Node { this: false },
+            (Place::Service | Place::LoadBalancer, None) => Who::Service,
+            (_, None) => Who::External,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::object::{Labels, Text};
+use super::object::{Labels, NamedPorts, Text};
 
 /// A string of an index: its place in the table, and how often that place was filled before (modulo 256).
 ///
@@ -158,11 +158,12 @@ impl Names {
     }
 }
 
-/// Strings and label sets that pods of one workload share: what arrives anew is exchanged for what is there.
+/// Strings, label sets and ports that pods of one workload share: what arrives anew is exchanged for what is there.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     texts: HashSet<Text>,
     sets: HashSet<Labels>,
+    ports: HashSet<NamedPorts>,
     /// Sets when the pool was last swept.
     swept: usize,
 }
@@ -180,6 +181,18 @@ impl Pool {
         shared
     }
 
+    pub(super) fn ports(&mut self, ports: &[(Text, u8, u16)]) -> NamedPorts {
+        if let Some(known) = self.ports.get(ports) {
+            return known.clone();
+        }
+        let shared: NamedPorts = ports
+            .iter()
+            .map(|(name, protocol, port)| (self.text(name), *protocol, *port))
+            .collect();
+        self.ports.insert(shared.clone());
+        shared
+    }
+
     fn text(&mut self, text: &Text) -> Text {
         if let Some(known) = self.texts.get(text) {
             return known.clone();
@@ -190,17 +203,18 @@ impl Pool {
 
     /// Forgets what only the pool holds, once it has grown by half since it last did.
     pub(super) fn sweep(&mut self) {
-        if self.sets.len() < self.swept + self.swept / 2 + 64 {
+        if self.len() < self.swept + self.swept / 2 + 64 {
             return;
         }
         self.sets.retain(|set| Arc::strong_count(set) > 1);
+        self.ports.retain(|ports| Arc::strong_count(ports) > 1);
         self.texts.retain(|text| Arc::strong_count(text) > 1);
-        self.swept = self.sets.len();
+        self.swept = self.len();
     }
 
-    #[cfg(test)]
+    /// Sets of labels and of ports.
     pub(super) fn len(&self) -> usize {
-        self.sets.len()
+        self.sets.len() + self.ports.len()
     }
 }
 

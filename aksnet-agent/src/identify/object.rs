@@ -20,6 +20,9 @@ pub type Moment = u64;
 /// Labels in the order of their keys.
 pub type Labels = Arc<[(Text, Text)]>;
 
+/// Container ports that have a name: name, IP protocol number, port.
+pub type NamedPorts = Arc<[(Text, u8, u16)]>;
+
 /// What an object is, and which source told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {

@@ -6,7 +6,7 @@ use aksnet_common::flow::Addr;
 
 use super::{
     Id, Index, KEEP, Kept, Key, Kind, Moment, Name, Namespace, Node, Object, Part, Pod, Service,
-    Text, What, Who, Zone,
+    Space, Text, What, Who, Zone,
     ledger::Sight,
     store::Store,
     tenure::{Rank, is_holdable},
@@ -15,6 +15,9 @@ use crate::{identify::object::Slice, policy::model::NetworkPolicy};
 
 /// Addresses of one pod, node or service that are kept at most. A pod has one of each family.
 const ADDRESSES: usize = 64;
+
+/// The slot of the container runtime's pods.
+const SANDBOX: usize = 2;
 
 /// Where endpoints are the API server's.
 const API_SERVER: (&str, &str) = ("default", "kubernetes");
@@ -27,8 +30,8 @@ impl Index {
             Object::Service(service) => self.apply_service(service, now),
             Object::Slice(slice) => self.apply_slice(&slice, now),
             Object::Node(node) => self.apply_node(node, now),
-            Object::Namespace(namespace) => self.apply_namespace(namespace),
-            Object::Policy(policy) => self.apply_policy(policy),
+            Object::Namespace(namespace) => self.apply_namespace(namespace, now),
+            Object::Policy(policy) => self.apply_policy(policy, now),
         }
     }
 
@@ -51,7 +54,7 @@ impl Index {
             Kind::Slice => self.slices.begin(),
             Kind::Node => self.nodes.begin(),
             Kind::Namespace => self.namespaces.begin(),
-            Kind::Policy => self.policies.begin(),
+            Kind::Policy => self.listed_policies.begin(),
         }
     }
 
@@ -65,13 +68,17 @@ impl Index {
             Kind::Slice => self.slices.settle(),
             Kind::Node => self.nodes.settle(),
             Kind::Namespace => self.namespaces.settle(),
-            Kind::Policy => self.policies.settle(),
+            Kind::Policy => self.listed_policies.settle(),
         };
         for id in gone {
             self.remove(kind, id, now);
         }
         if first {
             self.generation += 1;
+            self.policy_generation += 1;
+            if kind == Kind::Policy {
+                self.policies_since = now;
+            }
         }
     }
 
@@ -87,6 +94,7 @@ impl Index {
             }
             stays
         });
+        self.policies.expire(now);
         self.pool.sweep();
     }
 
@@ -98,12 +106,12 @@ impl Index {
         let known = match kind {
             Kind::LocalPod => self.remove_pod(0, id, now),
             Kind::RemotePod => self.remove_pod(1, id, now),
-            Kind::Sandbox => self.remove_pod(2, id, now),
+            Kind::Sandbox => self.remove_pod(SANDBOX, id, now),
             Kind::Service => self.remove_service(id, now),
             Kind::Slice => self.remove_slice(id, now),
             Kind::Node => self.remove_node(id, now),
-            Kind::Namespace => self.namespaces.remove(id).is_some(),
-            Kind::Policy => self.policies.remove(id).is_some(),
+            Kind::Namespace => self.remove_namespace(id),
+            Kind::Policy => self.remove_policy(id, now),
         };
         if known {
             self.names.end_all([id.0, id.1]);
@@ -155,6 +163,7 @@ impl Index {
         let (id, owner) = Self::enter(names, owners, store, &pod.namespace, &pod.key_name);
         let sight = sight(store, now);
         pod.labels = self.pool.labels(&pod.labels);
+        let named_ports = (slot != SANDBOX).then(|| self.pool.ports(&pod.named_ports));
         let kept = Kept {
             uid,
             namespace: self.names.using(&pod.namespace),
@@ -163,6 +172,8 @@ impl Index {
             node: self.names.using(&pod.node),
             addresses: pod.addresses.as_slice().into(),
             labels: pod.labels.clone(),
+            labels_since: now,
+            named_ports,
             whole: None,
         };
         let who = Who {
@@ -178,6 +189,11 @@ impl Index {
         let mut kept = Kept { whole, ..kept };
         if let Some(old) = self.pods[slot].get(id).map(|entry| &entry.object) {
             kept.uid = if uid == 0 { old.uid } else { uid };
+            if old.labels == kept.labels {
+                kept.labels_since = old.labels_since;
+            } else {
+                self.policy_generation += u64::from(kept.whole.is_some());
+            }
             for address in &old.addresses {
                 if !kept.addresses.contains(address) {
                     self.ledger.release(&mut self.names, *address, owner, now);
@@ -435,7 +451,7 @@ impl Index {
         true
     }
 
-    fn apply_namespace(&mut self, namespace: Namespace) {
+    fn apply_namespace(&mut self, namespace: Namespace, now: Moment) {
         if namespace.name.is_empty() {
             self.problems.refused_objects += 1;
             return;
@@ -443,18 +459,55 @@ impl Index {
         let (names, owners) = (&mut self.names, &mut self.owners);
         let name = &namespace.name;
         let (id, owner) = Self::enter(names, owners, &self.namespaces, &Text::default(), name);
-        self.namespaces.put(id, owner, namespace);
+        let old = self.namespaces.get(id).map(|entry| &entry.object);
+        let same = old.filter(|old| old.namespace.labels == namespace.labels);
+        let since = same.map_or(now, |old| old.since);
+        self.policy_generation += u64::from(same.is_none());
+        self.namespaces.put(id, owner, Space { namespace, since });
     }
 
-    fn apply_policy(&mut self, policy: NetworkPolicy) {
+    fn remove_namespace(&mut self, id: Id) -> bool {
+        let Some(entry) = self.namespaces.remove(id) else {
+            return false;
+        };
+        self.policy_generation += 1;
+        self.ends.forget(&entry.object.namespace.name);
+        true
+    }
+
+    fn apply_policy(&mut self, policy: NetworkPolicy, now: Moment) {
         if policy.namespace.is_empty() || policy.name.is_empty() {
             self.problems.refused_objects += 1;
             return;
         }
         let (names, owners) = (&mut self.names, &mut self.owners);
         let (namespace, name) = (&policy.namespace, &policy.name);
-        let (id, owner) = Self::enter(names, owners, &self.policies, namespace, name);
-        self.policies.put(id, owner, policy);
+        let (id, owner) = Self::enter(names, owners, &self.listed_policies, namespace, name);
+        // What the first list finds was there before.
+        let since = if self.listed_policies.synced { now } else { 0 };
+        self.listed_policies.put(id, owner, ());
+        if let Some(old) = self.policies.get(&policy.namespace, &policy.name)
+            && old.policy != policy
+        {
+            let (namespace, pods) = (&old.policy.namespace, &old.policy.pods);
+            self.ends.note(namespace, pods, now);
+        }
+        let news = self.policies.apply(policy, since);
+        self.policy_generation += u64::from(news);
+    }
+
+    fn remove_policy(&mut self, id: Id, now: Moment) -> bool {
+        if self.listed_policies.remove(id).is_none() {
+            return false;
+        }
+        let (namespace, name) = (self.names.text(id.0), self.names.text(id.1));
+        if let Some(old) = self.policies.get(namespace, name) {
+            let (namespace, pods) = (&old.policy.namespace, &old.policy.pods);
+            self.ends.note(namespace, pods, now);
+        }
+        self.policies.delete(namespace, name, now);
+        self.policy_generation += 1;
+        true
     }
 
     /// Leaves each address once, without those that nobody can hold.
@@ -508,7 +561,7 @@ const fn slot(kind: Kind) -> Option<usize> {
     match kind {
         Kind::LocalPod => Some(0),
         Kind::RemotePod => Some(1),
-        Kind::Sandbox => Some(2),
+        Kind::Sandbox => Some(SANDBOX),
         _ => None,
     }
 }

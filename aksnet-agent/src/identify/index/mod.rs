@@ -11,9 +11,9 @@ use aksnet_common::flow::Addr;
 
 use super::{
     names::{Name, Names, Pool},
-    object::{Key, Kind, Labels, Moment, Namespace, Node, Object, Pod, Service, Text},
+    object::{Key, Kind, Labels, Moment, NamedPorts, Namespace, Node, Object, Pod, Service, Text},
 };
-use crate::policy::model::NetworkPolicy;
+use crate::policy::index::Policies;
 
 // An address with who held it, and when.
 mod hash;
@@ -27,14 +27,23 @@ mod store;
 
 mod ports;
 
+mod ends;
+
 mod fold;
+
+// The same, as policies see it.
+mod party;
 
 #[cfg(test)]
 mod tests;
 
 #[cfg(test)]
+mod parties;
+
+#[cfg(test)]
 mod model;
 
+use ends::Ends;
 use ledger::Ledger;
 use ports::Ports;
 use store::{Id, Store};
@@ -126,8 +135,20 @@ struct Kept {
     node: Name,
     addresses: Box<[Addr]>,
     labels: Labels,
+    /// When it first had these labels.
+    labels_since: Moment,
+    /// `None`: the container runtime told of it, which does not know them.
+    named_ports: Option<NamedPorts>,
     /// The whole of it, if it is of this node.
     whole: Option<Box<Pod>>,
+}
+
+/// A namespace in the store.
+#[derive(Debug)]
+struct Space {
+    namespace: Namespace,
+    /// When it first had these labels.
+    since: Moment,
 }
 
 /// A slice in the store: what it holds.
@@ -156,12 +177,18 @@ pub struct Index {
     services: Store<Service>,
     slices: Store<Part>,
     nodes: Store<Node>,
-    namespaces: Store<Namespace>,
-    policies: Store<NetworkPolicy>,
+    namespaces: Store<Space>,
+    /// Which policies there are, for listing; their content is beside.
+    listed_policies: Store<()>,
+    policies: Policies,
+    /// When all policies were known for the first time.
+    policies_since: Moment,
+    ends: Ends,
     zones: std::collections::HashMap<Name, Zone, hash::Mixing>,
     ports: Ports,
     owners: u64,
     generation: u64,
+    policy_generation: u64,
     problems: Problems,
 }
 
@@ -180,11 +207,15 @@ impl Index {
             slices: Store::default(),
             nodes: Store::default(),
             namespaces: Store::default(),
-            policies: Store::default(),
+            listed_policies: Store::default(),
+            policies: Policies::default(),
+            policies_since: 0,
+            ends: Ends::default(),
             zones: std::collections::HashMap::default(),
             ports: Ports::default(),
             owners: 0,
             generation: 0,
+            policy_generation: 0,
             problems: Problems::default(),
         }
     }
@@ -364,7 +395,7 @@ impl Index {
 
     /// The namespaces, in no order.
     pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
-        self.namespaces.iter()
+        self.namespaces.iter().map(|space| &space.namespace)
     }
 
     /// How many objects of each kind there are.
@@ -379,7 +410,7 @@ impl Index {
                 Kind::Slice => self.slices.len(),
                 Kind::Node => self.nodes.len(),
                 Kind::Namespace => self.namespaces.len(),
-                Kind::Policy => self.policies.len(),
+                Kind::Policy => self.listed_policies.len(),
             };
             (kind, count)
         })
@@ -396,7 +427,7 @@ impl Index {
             Kind::Slice => self.slices.synced,
             Kind::Node => self.nodes.synced,
             Kind::Namespace => self.namespaces.synced,
-            Kind::Policy => self.policies.synced,
+            Kind::Policy => self.listed_policies.synced,
         }
     }
 

@@ -62,6 +62,13 @@ impl<T> Store<T> {
         self.entries.remove(&id)
     }
 
+    /// The object with this number, searched for from end to end.
+    pub(super) fn owned_by(&self, owner: u64) -> Option<&T> {
+        let mut entries = self.entries.values();
+        let entry = entries.find(|entry| entry.owner == owner)?;
+        Some(&entry.object)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.entries.values().map(|entry| &entry.object)
     }

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::identify::object::{Endpoint, ServicePort, Slice};
+use crate::{
+    identify::object::{Endpoint, ServicePort, Slice},
+    policy::model::NetworkPolicy as Policy,
+};
 
-const S: Moment = 1_000_000_000;
-const TCP: u8 = 6;
+pub(super) const S: Moment = 1_000_000_000;
+pub(super) const TCP: u8 = 6;
 
-fn ip(text: &str) -> Addr {
+pub(super) fn ip(text: &str) -> Addr {
     let address: std::net::IpAddr = text.parse().unwrap();
     address.into()
 }
@@ -18,7 +21,7 @@ fn ips(texts: &[&str]) -> Vec<Addr> {
 }
 
 /// A pod of a Deployment; its workload is its name up to the first hyphen.
-fn pod(kind: Kind, name: &str, addresses: &[&str]) -> Pod {
+pub(super) fn pod(kind: Kind, name: &str, addresses: &[&str]) -> Pod {
     Pod {
         kind,
         key_name: name.into(),
@@ -36,11 +39,11 @@ fn pod(kind: Kind, name: &str, addresses: &[&str]) -> Pod {
     }
 }
 
-fn local(name: &str, addresses: &[&str]) -> Pod {
+pub(super) fn local(name: &str, addresses: &[&str]) -> Pod {
     pod(Kind::LocalPod, name, addresses)
 }
 
-fn sandbox(name: &str, addresses: &[&str]) -> Pod {
+pub(super) fn sandbox(name: &str, addresses: &[&str]) -> Pod {
     Pod {
         key_name: format!("id-of-{name}").into(),
         workload: "by-labels".into(),
@@ -48,7 +51,7 @@ fn sandbox(name: &str, addresses: &[&str]) -> Pod {
     }
 }
 
-fn service(name: &str) -> Service {
+pub(super) fn service(name: &str) -> Service {
     Service {
         namespace: "shop".into(),
         name: name.into(),
@@ -74,7 +77,7 @@ fn port(port: u16, node_port: u16) -> ServicePort {
 }
 
 /// A slice of a service: endpoints as address, pod, zone.
-fn slice(service: &str, endpoints: &[(&str, &str, &str)]) -> Slice {
+pub(super) fn slice(service: &str, endpoints: &[(&str, &str, &str)]) -> Slice {
     Slice {
         namespace: "shop".into(),
         name: format!("{service}-abc").into(),
@@ -101,7 +104,7 @@ fn api_slice(addresses: &[&str]) -> Slice {
     }
 }
 
-fn node(name: &str, addresses: &[&str], zone: &str) -> Node {
+pub(super) fn node(name: &str, addresses: &[&str], zone: &str) -> Node {
     Node {
         name: name.into(),
         addresses: ips(addresses),
@@ -113,11 +116,11 @@ fn node(name: &str, addresses: &[&str], zone: &str) -> Node {
 }
 
 /// An index, and what is asked of it, with times in seconds.
-struct Case(Index);
+pub(super) struct Case(pub(super) Index);
 
 impl Case {
     /// All sources have listed, and found nothing.
-    fn synced() -> Self {
+    pub(super) fn synced() -> Self {
         let mut case = Self(Index::new("n1"));
         for kind in Kind::ALL {
             case.0.begin(kind);
@@ -127,27 +130,27 @@ impl Case {
     }
 
     /// No source has listed yet.
-    fn fresh() -> Self {
+    pub(super) fn fresh() -> Self {
         Self(Index::new("n1"))
     }
 
-    fn pod(&mut self, pod: Pod, seconds: u64) {
+    pub(super) fn pod(&mut self, pod: Pod, seconds: u64) {
         self.0.apply(Object::Pod(pod), seconds * S);
     }
 
-    fn service(&mut self, service: Service, seconds: u64) {
+    pub(super) fn service(&mut self, service: Service, seconds: u64) {
         self.0.apply(Object::Service(service), seconds * S);
     }
 
-    fn slice(&mut self, slice: Slice, seconds: u64) {
+    pub(super) fn slice(&mut self, slice: Slice, seconds: u64) {
         self.0.apply(Object::Slice(slice), seconds * S);
     }
 
-    fn node(&mut self, node: Node, seconds: u64) {
+    pub(super) fn node(&mut self, node: Node, seconds: u64) {
         self.0.apply(Object::Node(node), seconds * S);
     }
 
-    fn delete(&mut self, object: impl Into<Object>, seconds: u64) {
+    pub(super) fn delete(&mut self, object: impl Into<Object>, seconds: u64) {
         self.0.delete(&object.into().key(), seconds * S);
     }
 
@@ -179,7 +182,7 @@ macro_rules! into_object {
         fn from(object: $kind) -> Self { Self::$kind(object) }
     })* };
 }
-into_object!(Pod, Service, Slice, Node);
+into_object!(Pod, Service, Slice, Node, Namespace, Policy);
 
 // Names.
 
