@@ -161,7 +161,7 @@ fn queued(evidence: &Evidence) -> Attribution {
     }
     let judges = matches!(
         evidence.engine,
-        Engine::Kindnet | Engine::KubeNetworkPolicies | Engine::Unknown
+        Engine::Kindnet | Engine::KubeNetworkPolicies | Engine::Kubernetes
     );
     judges
         .then(|| by_opinion(evidence))

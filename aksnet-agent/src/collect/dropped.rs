@@ -309,9 +309,7 @@ impl Collector {
                 drops.remove(&oldest);
             }
         }
-        let (sum, latest) = drops
-            .entry(key)
-            .or_insert((DropStats::default(), cause));
+        let (sum, latest) = drops.entry(key).or_insert((DropStats::default(), cause));
         sum.add(stats);
         *latest = cause;
     }
@@ -347,10 +345,7 @@ const fn engine_label(engine: Engine) -> &'static str {
 /// The tuple with which the dropped packet's sender had sent it, as conntrack has it: the connection's original one if
 /// the packet goes that way.
 fn original(drop: &DropKey, stats: &DropStats) -> Option<Tuple> {
-    let forth = matches!(
-        drop.state.tracking(),
-        Tracking::New | Tracking::Established
-    );
+    let forth = matches!(drop.state.tracking(), Tracking::New | Tracking::Established);
     let known = drop.state.dialled_is_known() && stats.dialled_protocol == drop.key.protocol;
     (forth && known).then_some(stats.dialled)
 }

@@ -195,9 +195,6 @@ pub(super) mod tests {
     #[test]
     fn a_record_reads_back_from_json() {
         let json = serde_json::to_string(&record()).unwrap();
-        assert_eq!(
-            serde_json::from_str::<DropRecord>(&json).unwrap(),
-            record()
-        );
+        assert_eq!(serde_json::from_str::<DropRecord>(&json).unwrap(), record());
     }
 }

@@ -14,12 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     classify::{FlowFacts, Peer, Whois, classify},
-    collect::{Collector, DropNames, LiveFlow, cause, join::Side, source::Source},
+    collect::{Collector, DropNames, LiveFlow, join::Side, source::Source},
     metrics::{
         histogram::PathTimes,
         labels::{nat_name, protocol_name},
     },
-    plan::Plan,
 };
 
 /// What makes a row come first.
@@ -156,7 +155,7 @@ pub struct Row {
     pub drops: u64,
     /// The kernel's reason for the latest drop, lower case.
     pub drop_reason: Option<String>,
-    /// What that means; see [`cause::Cause`].
+    /// What that means; see [`crate::collect::cause::Cause`].
     pub drop_cause: Option<String>,
 }
 

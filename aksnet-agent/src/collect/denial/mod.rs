@@ -72,7 +72,13 @@ pub(super) struct Judge {
 impl Judge {
     /// What the policies say of a flow, as the node's engine would have it. An engine may still enforce what was
     /// changed or deleted a moment ago: what is not denied now, but was then, is denied.
-    pub(super) fn ask(&mut self, whois: &Whois, engine: Engine, asked: &Asked, now: u64) -> &Judged {
+    pub(super) fn ask(
+        &mut self,
+        whois: &Whois,
+        engine: Engine,
+        asked: &Asked,
+        now: u64,
+    ) -> &Judged {
         let key = (asked.src.0, asked.dst.0, asked.port, asked.protocol);
         if self.known.len() >= MOST && !self.known.contains_key(&key) {
             self.known.clear();
@@ -88,8 +94,7 @@ impl Judge {
                 if judged.side(side).opinion == Opinion::Denies || !is_local(asked, side) {
                     continue;
                 }
-                let before =
-                    before.get_or_insert_with(|| judge(whois, engine, asked, lately));
+                let before = before.get_or_insert_with(|| judge(whois, engine, asked, lately));
                 let said = before.side(side);
                 if said.opinion == Opinion::Denies {
                     let mut said = said.clone();
@@ -152,7 +157,12 @@ pub(super) fn judge(whois: &Whois, engine: Engine, asked: &Asked, when: When) ->
             policies: names.collect(),
             words: match opinion {
                 Opinion::Denies | Opinion::Undetermined => {
-                    crate::policy::explain::brief(judgement, &flow, side, engine)
+                    let names: Vec<String> = judgement
+                        .policies()
+                        .iter()
+                        .map(|policy| name(policy))
+                        .collect();
+                    format!("{} isolates {}", names.join(","), side.name())
                 }
                 Opinion::None | Opinion::Allows => String::new(),
             },
@@ -178,17 +188,9 @@ fn name(policy: &NetworkPolicy) -> String {
 
 /// An end as policies see it: whose the address was at that time.
 fn end<'a>(whois: &Whois<'a>, (address, peer): (Addr, Peer), at: u64) -> End<'a> {
-    let who = match peer.place() {
-        Place::ThisNode | Place::LocalDns => Who::Node { this: true },
-        Place::OtherNode => Who::Node { this: false },
-        Place::Service | Place::LoadBalancer => Who::Service,
-        // By whichever address: the service's own, a node's, or one outside.
-        Place::ApiServer | Place::LocalPod | Place::RemotePod => whois.index.party(address, at),
-        _ => Who::External,
-    };
-    let who = match (who, peer.place()) {
-        // A pod by its interface or its range, of which no object is known.
-        (Who::External | Who::Service, Place::LocalPod | Place::RemotePod) => Who::UnknownPod,
+    let who = match (whois.party(address, at), peer.place()) {
+        // A pod by its interface alone.
+        (Who::External, Place::LocalPod) => Who::UnknownPod,
         (who, _) => who,
     };
     End {

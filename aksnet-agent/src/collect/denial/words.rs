@@ -84,7 +84,9 @@ fn service(asked: &Asked, whois: &Whois) -> String {
         return format!("loadBalancerSourceRanges of service {name} do not have {client}");
     }
     if service.local {
-        return format!("service {name} has no endpoint, or with its traffic policy Local none on this node");
+        return format!(
+            "service {name} has no endpoint, or with its traffic policy Local none on this node"
+        );
     }
     format!("service {name} has no endpoint")
 }
