@@ -24,6 +24,10 @@ mod exact;
 
 mod named;
 
+mod denied;
+
+mod probes;
+
 const MS: u64 = 1_000_000;
 const START: u64 = 1_000_000 * MS;
 const POD_IF: u32 = 11;
