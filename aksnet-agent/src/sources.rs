@@ -3,7 +3,7 @@
 //! They are the Kubernetes API and the container runtime, which name addresses, and the conntrack table, which knows
 //! translations and ports. None of them is needed: without one the agent knows less, and says so.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -18,7 +18,7 @@ use crate::{
         object::Kind,
         runtime::{Options, Runtime},
         shared::Shared,
-        sink::Sink,
+        sink::{Sink, Status},
     },
 };
 
@@ -88,11 +88,7 @@ impl Sources {
                 status.synced || status.last_error.is_some()
             });
         }
-        let told = self.names.sources();
-        told.iter()
-            .filter(|(kind, _)| **kind != Kind::Sandbox)
-            .all(|(_, status)| status.synced)
-            && told.contains_key(&Kind::LocalPod)
+        have_told(&self.names.sources())
     }
 
     /// Whether the Kubernetes API is asked.
@@ -139,5 +135,54 @@ impl Sources {
             },
             "conntrack": self.conntrack.status(),
         })
+    }
+}
+
+/// Whether the watches have told all they have, or all they will.
+///
+/// Names are waited for whatever keeps them away, as long as the wait lasts. Policies name nobody, and a role from before
+/// they were asked for does not allow them: the first answer, be it a refusal, is enough.
+fn have_told(told: &BTreeMap<Kind, Status>) -> bool {
+    told.iter()
+        .filter(|(kind, _)| **kind != Kind::Sandbox)
+        .all(|(kind, status)| status.synced || *kind == Kind::Policy && status.last_error.is_some())
+        && told.contains_key(&Kind::LocalPod)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed() -> Status {
+        Status {
+            synced: true,
+            ..Status::default()
+        }
+    }
+
+    fn refused() -> Status {
+        Status {
+            last_error: Some("403 Forbidden".to_owned()),
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn names_are_waited_for_and_refused_policies_are_not() {
+        let all = |policies: Status, nodes: Status| {
+            have_told(&BTreeMap::from([
+                (Kind::LocalPod, listed()),
+                (Kind::Node, nodes),
+                (Kind::Policy, policies),
+                // The runtime's is no name that the API server does not know, too.
+                (Kind::Sandbox, Status::default()),
+            ]))
+        };
+        assert!(all(listed(), listed()));
+        assert!(all(refused(), listed()));
+        assert!(!all(Status::default(), listed()));
+        assert!(!all(listed(), refused()));
+        assert!(!all(refused(), Status::default()));
+        assert!(!have_told(&BTreeMap::new()));
     }
 }

@@ -102,22 +102,22 @@ impl<'a> Whois<'a> {
     /// know nobody. What the node knows of itself is not overruled.
     #[must_use]
     pub fn party(&self, address: Addr, at: Moment) -> Who<'a> {
-        let place = self.plan.place(address);
-        match place {
-            Place::Wireserver | Place::Metadata | Place::Link => return Who::External,
+        let told = || self.index.party(address, at);
+        match self.plan.place(address) {
+            Place::Wireserver | Place::Metadata | Place::Link => Who::External,
             // A process of the node listens there.
-            Place::LocalDns => return Who::Node { this: true },
-            _ => {}
-        }
-        match (place, self.index.party(address, at)) {
+            Place::LocalDns => Who::Node { this: true },
             // A frontend on one of the node's devices is still a service's.
-            (_, Some(Who::Service)) => Who::Service,
-            (Place::ThisNode, _) => Who::Node { this: true },
-            (_, Some(who)) => who,
-            (Place::LocalPod | Place::RemotePod, None) => Who::UnknownPod,
-            (Place::OtherNode, None) => Who::Node { this: false },
-            (Place::Service | Place::LoadBalancer, None) => Who::Service,
-            (_, None) => Who::External,
+            Place::ThisNode => match told() {
+                Some(Who::Service) => Who::Service,
+                _ => Who::Node { this: true },
+            },
+            place => told().unwrap_or(match place {
+                Place::LocalPod | Place::RemotePod => Who::UnknownPod,
+                Place::OtherNode => Who::Node { this: false },
+                Place::Service | Place::LoadBalancer => Who::Service,
+                _ => Who::External,
+            }),
         }
     }
 }

@@ -6,7 +6,7 @@ use aksnet_agent::identify::{
 };
 use xtask::testbed::api::{
     ApiServer, Fault, Seen, Verb,
-    objects::{namespace, node, pod, service, slice},
+    objects::{namespace, node, pod, policy, service, slice},
 };
 
 use crate::watcher::{FAST, NODE, Watcher};
@@ -38,6 +38,7 @@ fn every_kind_is_listed_and_watched_once() {
         pod("shop", "web-0", "web", NODE, "10.244.0.7"),
         pod("shop", "web-1", "web", "aks-b", "10.244.1.7"),
         service("shop", "web", "10.0.0.10"),
+        policy("shop", "web", &serde_json::json!({"podSelector": {}})),
         slice(
             "shop",
             "web",

@@ -19,6 +19,8 @@ mod access;
 
 mod tls;
 
+mod policies;
+
 mod rules;
 
 mod scale;

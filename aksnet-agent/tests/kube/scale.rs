@@ -95,6 +95,17 @@ fn slice() -> Value {
     objects::slice("shop-@A", "app-@A", &[pod; 1])
 }
 
+/// What a policy of an app says that has one client.
+fn spec() -> Value {
+    serde_json::json!({
+        "podSelector": {"matchLabels": {"app": "app-@A"}}, "policyTypes": ["Ingress"],
+        "ingress": [{
+            "from": [{"podSelector": {"matchLabels": {"app": "front"}}}],
+            "ports": [{"protocol": "TCP", "port": 8080}],
+        }],
+    })
+}
+
 /// A line of `/proc/self/status`, in MiB.
 fn memory(line: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -209,6 +220,12 @@ fn what_a_node_costs_the_server_is_as_documented() {
         SERVICES / 10,
         Template::of(&slice()),
     );
+    generate(
+        &server,
+        "NetworkPolicy",
+        SERVICES / 10,
+        Template::of(&objects::policy("shop-@A", "app-@A", &spec())),
+    );
     server.apply_all((0..30).map(|n| {
         objects::pod(
             "shop-1",
@@ -236,6 +253,12 @@ fn what_a_node_costs_the_server_is_as_documented() {
         ("a pod of another node", "/pods", true, PODS / 100),
         ("a node", "/nodes", false, NODES / 10),
         ("a service", "/services", false, SERVICES / 10),
+        (
+            "a network policy of one rule",
+            "/networkpolicies",
+            false,
+            SERVICES / 10,
+        ),
         (
             "an endpoint slice of one endpoint",
             "/endpointslices",

@@ -9,6 +9,7 @@ use crate::identify::{
     index::Index,
     object::{Endpoint, Kind, Labels, Node, Object, Pod, Service, ServicePort, Slice, Text},
 };
+use crate::policy::flow::Who;
 
 const SECOND: Moment = 1_000_000_000;
 /// When everything below was told; and when the tests' connections begin.
@@ -415,5 +416,55 @@ mod anomalies {
                 None
             );
         }
+    }
+}
+
+/// What policies see at an address.
+fn party(index: &Index, plan: &Plan, address: &str) -> String {
+    let whois = Whois {
+        plan,
+        index,
+        translations: None,
+    };
+    match whois.party(addr(address), BEGAN) {
+        Who::Pod(pod) => format!("{}/{}", pod.namespace, pod.name),
+        Who::UnknownPod => "a pod".to_owned(),
+        Who::Node { this: true } => "this node".to_owned(),
+        Who::Node { this: false } => "a node".to_owned(),
+        Who::External => "outside".to_owned(),
+        Who::Service => "a service".to_owned(),
+    }
+}
+
+#[test]
+fn policies_see_pods_nodes_and_services_by_objects_and_then_by_ranges() {
+    let index = cluster();
+    let plan = Plan::builder()
+        .node_name("aks-1")
+        .node_address(ip("10.224.0.4"))
+        .node_address(ip("10.244.1.1"))
+        .node_address(ip("10.224.9.9"))
+        .pod_cidr(net("10.244.0.0/16"))
+        .service_cidr(net("10.0.0.0/16"))
+        .vnet_cidr(net("10.224.0.0/12"))
+        .build();
+    for (address, who) in [
+        ("10.244.1.5", "shop/web-1"),
+        ("10.244.2.6", "shop/db-0"),
+        ("10.244.2.99", "a pod"),
+        ("10.224.0.4", "this node"),
+        ("10.244.1.1", "this node"),
+        ("10.224.0.5", "a node"),
+        ("172.20.0.10", "a service"),
+        ("10.0.7.7", "a service"),
+        // A frontend that one of the node's devices has.
+        ("10.224.9.9", "a service"),
+        ("10.224.77.7", "outside"),
+        ("168.63.129.16", "outside"),
+        ("169.254.169.254", "outside"),
+        ("169.254.20.10", "this node"),
+        ("203.0.113.9", "outside"),
+    ] {
+        assert_eq!(party(&index, &plan, address), who, "{address}");
     }
 }

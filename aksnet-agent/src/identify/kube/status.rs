@@ -23,6 +23,8 @@ struct Failing {
     /// What was told since all watches ran: an outage that changes its face back and forth is one.
     told: Vec<Class>,
     since: Option<Instant>,
+    /// The watch of policies is refused, and that was told.
+    refused: bool,
 }
 
 /// What to log.
@@ -35,7 +37,16 @@ enum Line {
 
 impl Failing {
     /// A watch fails. It is news unless one has failed so before.
+    ///
+    /// Policies that are refused are a state for good, of a role that does not allow them: they are no part of an outage,
+    /// which would never end then, and the next one would not be told.
     fn lost(&mut self, kind: Kind, class: Class, now: Instant) -> Line {
+        if kind == Kind::Policy && class == Class::Status(403) {
+            let told = self.refused;
+            let back = self.back(kind);
+            self.refused = true;
+            return if told { back } else { Line::Lost };
+        }
         self.kinds.insert(kind);
         self.since.get_or_insert(now);
         if self.told.contains(&class) {
@@ -47,6 +58,7 @@ impl Failing {
 
     /// A watch runs. It is news when it is the last that did not.
     fn back(&mut self, kind: Kind) -> Line {
+        self.refused &= kind != Kind::Policy;
         if self.kinds.remove(&kind) && self.kinds.is_empty() {
             self.told.clear();
             Line::Back
@@ -59,21 +71,36 @@ impl Failing {
 impl Health {
     pub(super) fn lost(&self, kind: Kind, failure: &Failure) {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        if failing.lost(kind, failure.class, Instant::now()) == Line::Lost {
-            warn!(
-                kind = kind.name(),
-                "Kubernetes API: {}; names stay as they were last known, and it is tried again",
-                failure.message
-            );
+        match failing.lost(kind, failure.class, Instant::now()) {
+            Line::Nothing => {}
+            Line::Lost => {
+                let what = if kind == Kind::Policy {
+                    "policies"
+                } else {
+                    "names"
+                };
+                warn!(
+                    kind = kind.name(),
+                    "Kubernetes API: {}; {what} stay as they were last known, and it is tried again",
+                    failure.message
+                );
+            }
+            Line::Back => failing.tell_back(),
         }
     }
 
     pub(super) fn back(&self, kind: Kind) {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         if failing.back(kind) == Line::Back {
-            let seconds = failing.since.take().map_or(0, |s| s.elapsed().as_secs());
-            info!(seconds, "Kubernetes API: all watches run again");
+            failing.tell_back();
         }
+    }
+}
+
+impl Failing {
+    fn tell_back(&mut self) {
+        let seconds = self.since.take().map_or(0, |s| s.elapsed().as_secs());
+        info!(seconds, "Kubernetes API: all watches run again");
     }
 }
 
@@ -108,5 +135,27 @@ mod tests {
         assert_eq!(failing.back(Kind::Node), Line::Nothing);
         assert_eq!(failing.back(Kind::Service), Line::Back);
         assert_eq!(failing.lost(Kind::Node, denied, now), Line::Lost);
+    }
+
+    #[test]
+    fn policies_that_are_refused_are_told_once_and_hide_no_outage() {
+        let mut failing = Failing::default();
+        let now = Instant::now();
+        let (gone, denied) = (Class::Unreachable, Class::Status(403));
+        assert_eq!(failing.lost(Kind::Policy, denied, now), Line::Lost);
+        assert_eq!(failing.lost(Kind::Policy, denied, now), Line::Nothing);
+        for _ in 0..2 {
+            assert_eq!(failing.lost(Kind::Policy, gone, now), Line::Lost);
+            assert_eq!(failing.lost(Kind::Node, gone, now), Line::Nothing);
+            assert_eq!(failing.back(Kind::Node), Line::Nothing);
+            assert_eq!(failing.lost(Kind::Policy, denied, now), Line::Back);
+            assert_eq!(failing.lost(Kind::Policy, denied, now), Line::Nothing);
+        }
+        // Allowed, and refused again.
+        assert_eq!(failing.back(Kind::Policy), Line::Nothing);
+        assert_eq!(failing.lost(Kind::Policy, denied, now), Line::Lost);
+        // A refusal of anything else is an outage.
+        assert_eq!(failing.lost(Kind::Node, denied, now), Line::Lost);
+        assert_eq!(failing.back(Kind::Node), Line::Back);
     }
 }
