@@ -15,3 +15,9 @@ pub mod engine;
 
 // What the policies say of a flow.
 pub mod evaluate;
+
+#[cfg(test)]
+mod naive;
+
+#[cfg(test)]
+mod tests;
