@@ -45,3 +45,5 @@ mod names;
 mod bill;
 
 mod what_it_is;
+
+mod denied;

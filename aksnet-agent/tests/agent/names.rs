@@ -83,6 +83,7 @@ fn an_agent_without_its_api_server_works_and_has_names_as_soon_as_it_is_there() 
         "endpoint_slices",
         "nodes",
         "namespaces",
+        "network_policies",
     ] {
         let source = &status["sources"]["names"][source];
         assert_eq!(
@@ -93,7 +94,7 @@ fn an_agent_without_its_api_server_works_and_has_names_as_soon_as_it_is_there() 
     }
     shop.dial(&shop.bed.pod(0), 3)?;
     let scrape = agent.settled()?;
-    assert_eq!(scrape.samples_of("aksnet_agent_identity_synced").len(), 5);
+    assert_eq!(scrape.samples_of("aksnet_agent_identity_synced").len(), 6);
     assert_eq!(synced(&agent)?, BTreeMap::new());
     let absent = BTreeMap::from([row(NAMELESS, 3)]);
     equal(&connections(&scrape), &absent);
@@ -105,7 +106,7 @@ fn an_agent_without_its_api_server_works_and_has_names_as_soon_as_it_is_there() 
     );
 
     let _api = cluster::start(&shop.bed)?;
-    eventually("the watches run", || Ok(synced(&agent)?.len() == 5))?;
+    eventually("the watches run", || Ok(synced(&agent)?.len() == 6))?;
     shop.dial(&shop.bed.pod(0), 5)?;
     let counted = connections(&agent.settled()?);
     // Of flows that began within 30 s before, names may still come.
