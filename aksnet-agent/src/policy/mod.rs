@@ -16,6 +16,11 @@ pub mod engine;
 // What the policies say of a flow.
 pub mod evaluate;
 
+// And why, as values and in words.
+pub mod explain;
+
+pub mod words;
+
 #[cfg(test)]
 mod naive;
 

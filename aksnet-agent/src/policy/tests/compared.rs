@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     identify::object::Moment,
     policy::{
+        explain::{Explanation, Part, RuleReason},
         model::{Operator, Peers, Port, Ports, Requirement, Rule, Selector},
         naive::{self, Answer, Past},
     },
@@ -249,6 +250,37 @@ fn agrees(
     }
 }
 
+/// Each rule's reason is what the naive implementation says of it, and names something for each failure.
+fn reasons_agree(explanation: &Explanation<'_>, flow: &Flow<'_>, engine: Engine) {
+    for side in explanation.sides() {
+        for reason in &side.policies {
+            let rules = reason.policy.rules(side.side).unwrap();
+            assert_eq!(rules.len(), reason.rules.len());
+            for (rule, said) in rules.iter().zip(&reason.rules) {
+                let allows =
+                    |hope| naive::rule_allows(reason.policy, rule, flow, side.side, engine, hope);
+                let agrees = match said {
+                    RuleReason::Matches { peer, ports } => {
+                        allows(false)
+                            && peer.is_some() != rule.peers.is_empty()
+                            && ports.is_some() != rule.ports.is_empty()
+                    }
+                    RuleReason::Maybe(_) => allows(true) && !allows(false),
+                    RuleReason::Fails { part, items } => {
+                        let all = match part {
+                            Part::Peers => rule.peers.len(),
+                            Part::Ports => rule.ports.len(),
+                        };
+                        !allows(true) && items.len() == all && all > 0
+                    }
+                };
+                assert!(agrees, "{said:?}\n{rule:?}\n{flow:?}");
+            }
+        }
+        assert!(!side.to_string().contains('\n'));
+    }
+}
+
 #[test]
 fn a_hundred_thousand_random_flows_are_judged_alike() {
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
@@ -282,6 +314,8 @@ fn a_hundred_thousand_random_flows_are_judged_alike() {
             };
             let engine = dice.one(&Engine::ALL);
             let verdict = policies.evaluate(&flow, when, engine);
+            let explanation = policies.explain(&flow, when, engine);
+            reasons_agree(&explanation, &flow, engine);
             for side in [Side::Egress, Side::Ingress] {
                 let judgement = verdict.side(side);
                 let answer = naive::judge(&past, &flow, side, when, engine);

@@ -4,6 +4,8 @@ mod compared;
 
 mod engines;
 
+mod explained;
+
 mod history;
 
 mod odd;
