@@ -23,6 +23,10 @@ pub enum Engine {
 
 /// How an engine differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a table of differences, each by itself"
+)]
 pub struct Traits {
     /// Only the first packets of a connection are judged: one that is established outlives a change of policy.
     pub only_new: bool,

@@ -23,7 +23,7 @@ pub struct Flow<'a> {
 }
 
 /// One end of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End<'a> {
     /// Its address.
     pub address: IpAddr,
@@ -32,7 +32,7 @@ pub struct End<'a> {
 }
 
 /// Whose an address is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who<'a> {
     /// A pod that is known.
     Pod(Pod<'a>),
@@ -50,7 +50,7 @@ pub enum Who<'a> {
 }
 
 /// A pod with a network of its own.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pod<'a> {
     /// Its namespace.
     pub namespace: &'a str,

@@ -214,6 +214,12 @@ impl Policies {
             })
     }
 
+    /// Versions and namespaces that take room.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> (usize, usize) {
+        (self.versions.iter().flatten().count(), self.spaces.len())
+    }
+
     /// The newest version of a policy.
     fn last(&self, namespace: &str, name: &str) -> Option<u32> {
         self.spaces.get(namespace)?.names.get(name)?.last().copied()

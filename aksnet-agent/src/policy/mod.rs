@@ -15,3 +15,14 @@ pub mod engine;
 
 // What the policies say of a flow.
 pub mod evaluate;
+
+// And why, as values and in words.
+pub mod explain;
+
+pub mod words;
+
+#[cfg(test)]
+mod naive;
+
+#[cfg(test)]
+mod tests;
