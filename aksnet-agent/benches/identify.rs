@@ -199,6 +199,19 @@ fn main() {
     criterion.bench_function("lookup of a random pod", |bench| {
         bench.iter(|| index.lookup(black_box(address(10, random(&mut state) % PODS)), 2 * S));
     });
+    criterion.bench_function("party at the address of a random pod", |bench| {
+        bench.iter(|| {
+            let who = index.party(black_box(address(10, random(&mut state) % PODS)), 2 * S);
+            black_box(who.and_then(|who| who.pod().map(|pod| pod.labels.len())))
+        });
+    });
+    criterion.bench_function("since when that is settled for two random pods", |bench| {
+        bench.iter(|| {
+            let src = black_box(address(10, random(&mut state) % PODS));
+            let dst = black_box(address(10, random(&mut state) % PODS));
+            index.settled(src, dst, 2 * S)
+        });
+    });
     criterion.bench_function("lookup of an address that nobody holds", |bench| {
         bench.iter(|| index.lookup(black_box(address(13, random(&mut state) % PODS)), 2 * S));
     });

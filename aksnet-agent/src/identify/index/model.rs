@@ -1,17 +1,23 @@
-//! The index against a model of it: one flat list of who had what from when until when, in strings, searched from
-//! end to end.
+//! The index against a model of it: flat lists of who had what from when until when, in strings, and of all policies
+//! there ever were, searched from end to end.
 
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::policy::{
+    flow,
+    model::{NetworkPolicy, Operator, Requirement, Selector},
+};
 
 /// Of one pod's account of one address. Moments are seconds.
 #[derive(Clone, Debug)]
 struct Span {
     kind: Kind,
     pod: String,
+    /// Which object under that name.
+    serial: usize,
     address: u8,
     from: u64,
     until: u64,
@@ -28,13 +34,42 @@ struct Live {
     pod: String,
     uid: u8,
     seen: bool,
+    serial: usize,
+    label: u8,
+    /// When it got that label.
+    since: u64,
+}
+
+/// A policy's content from when until when.
+#[derive(Clone, Debug)]
+struct Rules {
+    name: u8,
+    content: u8,
+    since: u64,
+    until: u64,
+    seen: bool,
+}
+
+impl Rules {
+    fn is_live(&self) -> bool {
+        self.until == u64::MAX
+    }
+}
+
+/// Whom a policy of this content selects, and whether it isolates for egress.
+fn means(content: u8) -> (u8, bool) {
+    (content % 2, content >= 2)
 }
 
 #[derive(Debug, Default)]
 struct Model {
     spans: Vec<Span>,
     live: Vec<Live>,
+    rules: Vec<Rules>,
     relisting: Vec<Kind>,
+    objects: usize,
+    /// What policies say may have changed.
+    changed: bool,
 }
 
 fn rank(kind: Kind) -> u8 {
@@ -50,7 +85,7 @@ fn rivals(a: Kind, b: Kind) -> bool {
 }
 
 impl Model {
-    fn apply(&mut self, kind: Kind, pod: &str, uid: u8, addresses: &[u8], now: u64) {
+    fn apply(&mut self, kind: Kind, pod: &str, uid: u8, label: u8, addresses: &[u8], now: u64) {
         if self
             .live
             .iter()
@@ -58,13 +93,23 @@ impl Model {
         {
             self.delete(kind, pod, now);
         }
-        self.live.retain(|l| l.kind != kind || l.pod != pod);
+        let place = self
+            .live
+            .iter()
+            .position(|l| l.kind == kind && l.pod == pod);
+        let old = place.map(|place| self.live.remove(place));
+        self.objects += usize::from(old.is_none());
+        let same = old.as_ref().filter(|old| old.label == label);
+        self.changed |= old.is_some() && same.is_none() && kind != Kind::RemotePod;
         let (pod, seen) = (pod.to_owned(), true);
         self.live.push(Live {
             kind,
             pod: pod.clone(),
             uid,
             seen,
+            serial: old.as_ref().map_or(self.objects, |old| old.serial),
+            label,
+            since: same.map_or(now, |old| old.since),
         });
         self.take_back(kind, &pod, addresses, now);
         for address in addresses {
@@ -84,13 +129,17 @@ impl Model {
                 s.until = now;
             }
         }
-        self.open(kind, pod, address, now, self.relisting.contains(&kind));
+        let live = self.live.iter().find(|l| l.kind == kind && l.pod == pod);
+        let serial = live.map_or(0, |live| live.serial);
+        let found = self.relisting.contains(&kind);
+        self.open(kind, pod, serial, address, now, found);
     }
 
-    fn open(&mut self, kind: Kind, pod: &str, address: u8, from: u64, found: bool) {
+    fn open(&mut self, kind: Kind, pod: &str, serial: usize, address: u8, from: u64, found: bool) {
         self.spans.push(Span {
             kind,
             pod: pod.to_owned(),
+            serial,
             address,
             from,
             until: u64::MAX,
@@ -120,7 +169,7 @@ impl Model {
             if let Some(heir) = heir {
                 self.spans[heir].claimed = false;
                 let heir = self.spans[heir].clone();
-                self.open(heir.kind, &heir.pod, address, now, false);
+                self.open(heir.kind, &heir.pod, heir.serial, address, now, false);
             }
         }
     }
@@ -135,6 +184,9 @@ impl Model {
         for live in self.live.iter_mut().filter(|l| l.kind == kind) {
             live.seen = false;
         }
+        if kind == Kind::Policy {
+            self.rules.iter_mut().for_each(|rules| rules.seen = false);
+        }
     }
 
     /// What a listing has not seen.
@@ -147,7 +199,7 @@ impl Model {
         gone.map(|l| l.pod.clone()).collect()
     }
 
-    fn lookup(&self, address: u8, at: u64) -> Option<(String, bool)> {
+    fn find(&self, address: u8, at: u64) -> Option<(&Span, bool)> {
         let here = || {
             self.spans
                 .iter()
@@ -160,14 +212,86 @@ impl Model {
             .filter(|s| s.from > at)
             .min_by_key(|s| (s.from, rank(s.kind)))
             .filter(|s| s.found || (s.from - at) * 1_000_000_000 <= GRACE);
-        let span = held.or(next)?;
+        Some((held.or(next)?, held.is_some()))
+    }
+
+    fn lookup(&self, address: u8, at: u64) -> Option<(String, bool)> {
+        let (span, held) = self.find(address, at)?;
         let best = self
             .spans
             .iter()
             .filter(|s| s.address == address && s.pod == span.pod)
             .map(|s| s.kind)
             .min_by_key(|kind| rank(*kind))?;
-        Some((format!("{} {}", best.name(), span.pod), held.is_some()))
+        Some((format!("{} {}", best.name(), span.pod), held))
+    }
+
+    /// The object of whoever held an address, if it is still there, by the best account of it.
+    fn party(&self, address: u8, at: u64) -> Option<Option<&Live>> {
+        let (held, _) = self.find(address, at)?;
+        let together = self.spans.iter().filter(|s| {
+            (s.address == address && s.pod == held.pod)
+                && (s.from < held.until && held.from < s.until)
+        });
+        let objects = together.filter_map(|s| {
+            let mut live = self.live.iter();
+            live.find(|l| l.kind == s.kind && l.serial == s.serial)
+        });
+        Some(objects.min_by_key(|live| rank(live.kind)))
+    }
+
+    /// A policy has this content, or none.
+    fn policy(&mut self, name: u8, content: Option<u8>, now: u64) {
+        let known = self
+            .rules
+            .iter_mut()
+            .find(|r| r.name == name && r.is_live());
+        let same = known.as_ref().map(|rules| rules.content) == content;
+        if let Some(known) = known {
+            known.seen = true;
+            if !same {
+                known.until = now;
+            }
+        }
+        self.changed |= !same;
+        if let (Some(content), false) = (content, same) {
+            self.rules.push(Rules {
+                name,
+                content,
+                since: now,
+                until: u64::MAX,
+                seen: true,
+            });
+        }
+    }
+
+    /// What a listing of policies has not seen.
+    fn settle_policies(&mut self, now: u64) {
+        if !self.relisting.contains(&Kind::Policy) {
+            return;
+        }
+        self.relisting.retain(|kind| *kind != Kind::Policy);
+        for rules in self.rules.iter_mut().filter(|r| r.is_live() && !r.seen) {
+            rules.until = now;
+            self.changed = true;
+        }
+    }
+
+    /// Since when policies say the same of connections of an address's holder.
+    fn settled(&self, address: u8, at: u64) -> u64 {
+        let Some(Some(live)) = self.party(address, at) else {
+            return 0;
+        };
+        let moments = self.rules.iter().filter_map(|rules| {
+            let (label, egress) = means(rules.content);
+            let moment = match rules.until {
+                u64::MAX if egress => rules.since,
+                u64::MAX => return None,
+                until => until,
+            };
+            (label == live.label).then_some(moment)
+        });
+        moments.chain([live.since]).max().unwrap_or(0)
     }
 }
 
@@ -177,10 +301,13 @@ enum Step {
         kind: Kind,
         pod: u8,
         uid: u8,
+        label: u8,
         addresses: Vec<u8>,
         finished: bool,
     },
     Delete(Kind, u8),
+    /// A policy's content; none: it is deleted.
+    Policy(u8, Option<u8>),
     Begin(Kind),
     Settle(Kind),
     Expire,
@@ -190,26 +317,33 @@ fn kinds() -> impl Strategy<Value = Kind> {
     prop::sample::select(vec![Kind::LocalPod, Kind::RemotePod, Kind::Sandbox])
 }
 
+fn listed() -> impl Strategy<Value = Kind> {
+    prop_oneof![3 => kinds(), 1 => Just(Kind::Policy)]
+}
+
 fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
     let apply = (
         kinds(),
         0u8..4,
         0u8..2,
+        0u8..2,
         prop::collection::btree_set(0u8..3, 0..3),
         prop::bool::weighted(0.1),
     )
-        .prop_map(|(kind, pod, uid, addresses, finished)| Step::Apply {
+        .prop_map(|(kind, pod, uid, label, addresses, finished)| Step::Apply {
             kind,
             pod,
             uid,
+            label,
             addresses: addresses.into_iter().collect(),
             finished,
         });
     let step = prop_oneof![
         8 => apply,
         4 => (kinds(), 0u8..4).prop_map(|(kind, pod)| Step::Delete(kind, pod)),
-        1 => kinds().prop_map(Step::Begin),
-        1 => kinds().prop_map(Step::Settle),
+        4 => (0u8..3, prop::option::weighted(0.7, 0u8..4)).prop_map(|(name, content)| Step::Policy(name, content)),
+        1 => listed().prop_map(Step::Begin),
+        1 => listed().prop_map(Step::Settle),
         1 => Just(Step::Expire),
     ];
     prop::collection::vec((0u64..12, step), 1..24)
@@ -217,6 +351,10 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
 
 fn addr(n: u8) -> Addr {
     Addr::v4([10, 1, 0, n])
+}
+
+fn labels(label: u8) -> Labels {
+    [("app".into(), label.to_string().into())].into()
 }
 
 fn pod(kind: Kind, name: &str, uid: u8, addresses: &[u8], finished: bool) -> Pod {
@@ -235,6 +373,44 @@ fn pod(kind: Kind, name: &str, uid: u8, addresses: &[u8], finished: bool) -> Pod
         named_ports: Vec::new(),
         host_ports: Vec::new(),
     }
+}
+
+fn policy(name: u8, content: u8) -> NetworkPolicy {
+    let (label, egress) = means(content);
+    let requirement = Requirement {
+        key: "app".into(),
+        operator: Operator::In,
+        values: Box::new([label.to_string().into()]),
+    };
+    NetworkPolicy {
+        namespace: "ns".into(),
+        name: name.to_string().into(),
+        pods: Selector(Box::new([requirement])),
+        ingress: Some(Box::default()),
+        egress: egress.then(Box::default),
+    }
+}
+
+/// Every policy in force: name, content, since when.
+fn in_force(index: &Index) -> Vec<(String, NetworkPolicy, u64)> {
+    let versions = index.policies().iter();
+    let mut all: Vec<_> = versions
+        .map(|v| {
+            (
+                v.policy.name.to_string(),
+                v.policy.clone(),
+                v.since / 1_000_000_000,
+            )
+        })
+        .collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
+/// The label of whoever is at an address, if it is known.
+fn label_of(who: flow::Who<'_>) -> Option<String> {
+    let pod = who.pod()?;
+    Some(pod.labels[0].1.to_string())
 }
 
 fn key(kind: Kind, name: &str) -> Key {
@@ -256,18 +432,32 @@ proptest! {
             // All of it within the time for which ended holders are kept.
             now += later;
             let at = now * 1_000_000_000;
+            let generation = index.policy_generation();
+            model.changed = false;
             match step {
-                Step::Apply { kind, pod: n, uid, addresses, finished } => {
+                Step::Apply { kind, pod: n, uid, label, addresses, finished } => {
                     let name = format!("p{n}");
-                    let object = pod(kind, &name, uid, &addresses, finished);
+                    let object = Pod { labels: labels(label), ..pod(kind, &name, uid, &addresses, finished) };
                     index.apply(Object::Pod(object), at);
                     let held = if finished { &[][..] } else { &addresses };
-                    model.apply(kind, &name, uid, held, now);
+                    model.apply(kind, &name, uid, label, held, now);
                 }
                 Step::Delete(kind, n) => {
                     let name = format!("p{n}");
                     index.delete(&key(kind, &name), at);
                     model.delete(kind, &name, now);
+                }
+                Step::Policy(name, Some(content)) => {
+                    index.apply(Object::Policy(policy(name, content)), at);
+                    model.policy(name, Some(content), now);
+                }
+                Step::Policy(name, None) => {
+                    index.delete(&Object::Policy(policy(name, 0)).key(), at);
+                    model.policy(name, None, now);
+                }
+                Step::Settle(Kind::Policy) => {
+                    index.settle(Kind::Policy, at);
+                    model.settle_policies(now);
                 }
                 Step::Begin(kind) => {
                     index.begin(kind);
@@ -284,6 +474,11 @@ proptest! {
                 }
                 Step::Expire => index.expire(at),
             }
+            prop_assert_eq!(index.policy_generation() != generation, model.changed);
+            let mut rules: Vec<_> = model.rules.iter().filter(|r| r.is_live())
+                .map(|r| (r.name.to_string(), policy(r.name, r.content), r.since)).collect();
+            rules.sort_by(|a, b| a.0.cmp(&b.0));
+            prop_assert_eq!(in_force(&index), rules);
             for address in 0..3 {
                 for seconds in 0..=now + 1 {
                     let found = index.lookup(addr(address), seconds * 1_000_000_000).map(|holder| {
@@ -291,11 +486,20 @@ proptest! {
                         (format!("{workload} {pod}"), holder.certain)
                     });
                     prop_assert_eq!(found, model.lookup(address, seconds), "{} at {}", address, seconds);
+                    let moment = seconds * 1_000_000_000;
+                    let party = index.party(addr(address), moment).map(label_of);
+                    let known = model.party(address, seconds).map(|live| live.map(|live| live.label.to_string()));
+                    prop_assert_eq!(party, known, "{} at {}", address, seconds);
+                    let settled = index.settled(addr(address), addr(99), moment) / 1_000_000_000;
+                    prop_assert_eq!(settled, model.settled(address, seconds), "{} at {}", address, seconds);
                 }
             }
         }
         for live in std::mem::take(&mut model.live) {
             index.delete(&key(live.kind, &live.pod), now * 1_000_000_000);
+        }
+        for name in 0..3 {
+            index.delete(&Object::Policy(policy(name, 0)).key(), now * 1_000_000_000);
         }
         index.expire(Moment::MAX);
         prop_assert_eq!(index.names.len(), 1, "this node's name is all that is left");
