@@ -66,6 +66,7 @@ pub fn load(config: &Config, node: &Node, sources: &Arc<Sources>) -> Result<Part
         drops: Arc::default(),
         places: Places::default(),
         engine: Engine::Kubernetes,
+        tracking: false,
     })));
     bpf::loader::give_back_memory();
     let text = metrics.clone();
@@ -146,6 +147,8 @@ struct Inner {
     places: Places,
     /// Who enforces policies on the node, by the latest survey.
     engine: Engine,
+    /// Whether connections were ever tracked here: netfilter does so from the first rule on that asks for it.
+    tracking: bool,
 }
 
 impl Accounts {
@@ -186,12 +189,13 @@ impl Inner {
 
     /// What a drop's cause depends on besides the drop. The table's fill changes from one moment to the next, so it is
     /// read now, and not with the statistics.
-    fn circumstances(&self) -> Circumstances {
+    fn circumstances(&mut self) -> Circumstances {
         let entries = conntrack_number("nf_conntrack_count");
         let limit = conntrack_number("nf_conntrack_max");
+        self.tracking |= entries != Some(0);
         Circumstances {
             engine: self.engine,
-            tracking: entries != Some(0),
+            tracking: self.tracking,
             table_full: entries
                 .zip(limit)
                 .map(|(entries, limit)| entries >= limit - limit / 20),
@@ -219,7 +223,8 @@ impl Inner {
 
     fn sweep(&mut self, last: bool) -> anyhow::Result<()> {
         self.look_around(last);
-        self.collector.set_circumstances(self.circumstances());
+        let circumstances = self.circumstances();
+        self.collector.set_circumstances(circumstances);
         let started = Instant::now();
         let now = now();
         let Self {

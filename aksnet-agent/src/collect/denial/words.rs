@@ -46,6 +46,8 @@ pub(in crate::collect) fn words(
             "it was queued for a program in user space that is not there (NFQUEUE)".to_owned()
         }
         Because::Service => service(asked, whois),
+        // kube-proxy rejects what is for a node port without an endpoint.
+        Because::Rule if is_node_port(asked, whois) => service(asked, whois),
         Because::Rule => "a netfilter rule dropped it, and no network policy explains that".to_owned(),
     }
 }
@@ -66,6 +68,11 @@ const fn by_reason(cause: Cause) -> &'static str {
         Cause::Firewall => "netfilter dropped it",
         Cause::Other => "",
     }
+}
+
+fn is_node_port(asked: &Asked, whois: &Whois) -> bool {
+    let to_node = asked.dst.1.place() == Place::ThisNode;
+    to_node && whois.index.node_port(asked.protocol, asked.port).is_some()
 }
 
 /// Addressed to a service, and not translated: kube-proxy translates whatever has an endpoint and may pass.
