@@ -84,6 +84,22 @@ pub struct Offsets {
     pub net_inum: u32,
     /// Number of the tracepoint's argument that holds the reason; 0 where the kernel has none.
     pub kfree_skb_reason_arg: u32,
+    /// Number of the tracepoint's argument that holds the receiving socket; 0 where the kernel has none.
+    pub kfree_skb_sock_arg: u32,
+    /// `sock_common.skc_net` (pointer to `struct net`), from the start of a `struct sock`; 0 where not known.
+    pub sock_net: u32,
+    /// `sk_buff._skb_refdst` (unsigned long: pointer to `dst_entry`, lowest bit a flag); 0 where not known.
+    pub skb_refdst: u32,
+    /// `dst_entry.dev` (pointer); of use only with `skb_refdst`, and may itself be 0.
+    pub dst_dev: u32,
+    /// `sk_buff._nfct` (unsigned long: pointer to `nf_conn`, lowest three bits `enum ip_conntrack_info`); 0 where
+    /// the kernel has no conntrack.
+    pub skb_nfct: u32,
+    /// `nf_conn.status` (unsigned long); 0 where not known.
+    pub ct_status: u32,
+    /// `nf_conn.tuplehash[0].tuple` (`nf_conntrack_tuple`, laid out as [`crate::tracked::CT_TUPLE_LAYOUT`]); 0
+    /// where not known.
+    pub ct_original: u32,
 }
 
 #[cfg(feature = "user")]
