@@ -25,8 +25,10 @@ pub struct Settings {
     pub netns: u32,
     /// The kernel's number for a netfilter verdict (`SKB_DROP_REASON_NETFILTER_DROP`); 0 where it has none.
     pub netfilter_drop: u32,
-    #[doc(hidden)]
-    pub padding: u32,
+    /// The kernel's number for drops without a reason (`SKB_DROP_REASON_NOT_SPECIFIED`). A drop by a socket counts
+    /// for a reason above it only; `u32::MAX` where the kernel does not tell TCP's reasons apart, so that data
+    /// that came twice would look like a loss.
+    pub not_specified: u32,
     /// Bit `r` set: drops for reason `r` are noise. Reasons from 256 on (subsystems') never are.
     pub noise: [u64; 4],
 }
@@ -40,7 +42,7 @@ impl Default for Settings {
             first_packets: 2,
             netns: 0,
             netfilter_drop: 0,
-            padding: 0,
+            not_specified: u32::MAX,
             noise: [0; 4],
         }
     }

@@ -11,7 +11,7 @@ static SETTINGS: Settings = Settings {
     first_packets: 0,
     netns: 0,
     netfilter_drop: 0,
-    padding: 0,
+    not_specified: 0,
     noise: [0; 4],
 };
 
@@ -53,7 +53,7 @@ macro_rules! getters {
     )+};
 }
 
-getters!(SETTINGS: hash_seed: u64, bucket_mask: u32, sample_mask: u32, first_packets: u32, netns: u32, netfilter_drop: u32);
+getters!(SETTINGS: hash_seed: u64, bucket_mask: u32, sample_mask: u32, first_packets: u32, netns: u32, netfilter_drop: u32, not_specified: u32);
 getters!(OFFSETS:
     skb_len: u32, skb_head: u32, skb_data: u32, skb_tail: u32, skb_end: u32, skb_network_header: u32,
     skb_dev: u32, skb_iif: u32, skb_mark: u32,

@@ -90,7 +90,7 @@ fn account_taken(
     reason: u32,
     iif: u32,
 ) -> Option<()> {
-    if iif == 0 || watched(iif) == UNWATCHED {
+    if reason <= config::not_specified() || iif == 0 || watched(iif) == UNWATCHED {
         return None;
     }
     let inum = receiver(ctx)

@@ -26,7 +26,8 @@ use crate::watch::{Watch, node_ip, turn};
 const SOON: Duration = Duration::from_millis(300);
 const ONE_RETRANSMIT: Duration = Duration::from_millis(2500);
 
-fn tuple(src: IpAddr, src_port: u16, dst: IpAddr, dst_port: u16) -> Tuple {
+/// As a flow's key has it.
+pub fn tuple(src: IpAddr, src_port: u16, dst: IpAddr, dst_port: u16) -> Tuple {
     Tuple {
         src: src.into(),
         dst: dst.into(),
@@ -55,7 +56,7 @@ fn rules(bed: &Testbed, text: &str) -> Result<()> {
 }
 
 /// Sends a bare TCP header, as no TCP would.
-fn send_tcp(netns: &Netns, tuple: &Tuple, flags: u8, seq: u32) -> Result<()> {
+pub fn send_tcp(netns: &Netns, tuple: &Tuple, flags: u8, seq: u32) -> Result<()> {
     let mut header = [tuple.src_port.to_be_bytes(), tuple.dst_port.to_be_bytes()].concat();
     header.extend(seq.to_be_bytes());
     header.extend([0; 4]);

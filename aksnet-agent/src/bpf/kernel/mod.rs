@@ -147,6 +147,15 @@ impl Kernel {
             .map(|(&number, _)| number)
     }
 
+    /// For the programs: the number of 'no reason given', and [`u32::MAX`] where TCP's reasons are not told apart.
+    #[must_use]
+    pub fn not_specified(&self) -> u32 {
+        match self.reason_number("tcp_old_data") {
+            Some(_) => self.reason_number("not_specified").unwrap_or(0),
+            None => u32::MAX,
+        }
+    }
+
     /// The name of a drop reason. Numbers from 2^16 on belong to a subsystem (mac80211, Open vSwitch), and
     /// are named by it and their number there.
     #[must_use]
@@ -210,10 +219,18 @@ fn tuple_layout(btf: &Btf) -> Result<[u32; 6]> {
     ])
 }
 
+/// Before a kernel has this reason (6.16), a keep-alive probe and a segment from nowhere have the same:
+/// [`INVALID_SEQUENCE`], which then is noise.
+const OLD_SEQUENCE: &str = "tcp_old_sequence";
+const INVALID_SEQUENCE: &str = "tcp_invalid_sequence";
+
 fn noise(reasons: &BTreeMap<u32, String>) -> [u64; 4] {
+    let told_apart = reasons.values().any(|name| name == OLD_SEQUENCE);
     let mut bits = [0; 4];
     for (&reason, name) in reasons.range(..256) {
-        if NOISE.iter().any(|n| n.eq_ignore_ascii_case(name)) {
+        if NOISE.iter().any(|n| n.eq_ignore_ascii_case(name))
+            || (!told_apart && name == INVALID_SEQUENCE)
+        {
             bits[reason as usize / 64] |= 1 << (reason % 64);
         }
     }

@@ -29,6 +29,33 @@ fn noise_is_a_bit_for_each_reason_of_the_list() {
 }
 
 #[test]
+fn keep_alive_probes_are_noise_under_whatever_reason_the_kernel_has_for_them() {
+    let invalid = (42, "tcp_invalid_sequence".to_owned());
+    let old = (41, "tcp_old_sequence".to_owned());
+    let both = BTreeMap::from([invalid.clone(), old]);
+    assert_eq!(noise(&both), [1 << 41, 0, 0, 0]);
+    assert_eq!(noise(&BTreeMap::from([invalid])), [1 << 42, 0, 0, 0]);
+}
+
+#[test]
+fn drops_by_sockets_need_a_kernel_that_tells_tcps_reasons_apart() {
+    let kernel = |reasons: &[(u32, &str)]| Kernel {
+        offsets: Offsets::default(),
+        reasons: reasons
+            .iter()
+            .map(|(n, name)| (*n, (*name).to_owned()))
+            .collect(),
+        noise: [0; 4],
+        has_drop_tracepoint: true,
+        conntrack_unreadable: None,
+    };
+    assert_eq!(kernel(&[]).not_specified(), u32::MAX);
+    assert_eq!(kernel(&[(0, "not_specified")]).not_specified(), u32::MAX);
+    let whole = [(2, "not_specified"), (33, "tcp_old_data")];
+    assert_eq!(kernel(&whole).not_specified(), 2);
+}
+
+#[test]
 fn unnamed_reasons_are_named_by_their_number() {
     let kernel = Kernel {
         offsets: Offsets::default(),
