@@ -219,7 +219,7 @@ fn tuple_layout(btf: &Btf) -> Result<[u32; 6]> {
     ])
 }
 
-/// Before a kernel has this reason (6.16), a keep-alive probe and a segment from nowhere have the same:
+/// Before a kernel has this reason, a keep-alive probe and a segment from nowhere have the same:
 /// [`INVALID_SEQUENCE`], which then is noise.
 const OLD_SEQUENCE: &str = "tcp_old_sequence";
 const INVALID_SEQUENCE: &str = "tcp_invalid_sequence";
