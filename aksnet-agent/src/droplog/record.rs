@@ -109,11 +109,12 @@ impl DropRecord {
         }
         let plural = if self.packets == 1 { "" } else { "s" };
         let _ = write!(line, ", {} packet{plural}", self.packets);
-        if !self.policies.is_empty() {
+        // The reasoning names the policies, unless there is none.
+        if !self.policies.is_empty() && self.why.is_empty() {
             let _ = write!(line, ", policy {}", self.policies.join(","));
-            if self.confidence != "exact" {
-                let _ = write!(line, " ({})", self.confidence);
-            }
+        }
+        if !matches!(self.confidence.as_str(), "" | "exact") {
+            let _ = write!(line, " ({})", self.confidence);
         }
         if !self.why.is_empty() {
             let _ = write!(line, ": {}", self.why);
@@ -163,7 +164,8 @@ pub(super) mod tests {
             engine: "azure_npm".to_owned(),
             policies: vec!["shop/web-policy".to_owned()],
             confidence: "exact".to_owned(),
-            why: "from: app=frontend did not match app=batch".to_owned(),
+            why: "policy shop/web-policy isolates shop/web-0 ingress; from: app=frontend did not match app=batch"
+                .to_owned(),
         }
     }
 
@@ -172,14 +174,20 @@ pub(super) mod tests {
         assert_eq!(
             record().line(),
             "01:02:03.004Z policy netfilter_drop@nft_do_chain tcp shop/batch 10.244.0.5:40000 → shop/web \
-             10.244.0.3:8080 (dialled 10.0.0.10:80), 3 packets, policy shop/web-policy: from: app=frontend did not \
-             match app=batch"
+             10.244.0.3:8080 (dialled 10.0.0.10:80), 3 packets: policy shop/web-policy isolates shop/web-0 ingress; \
+             from: app=frontend did not match app=batch"
         );
+        let unsure = DropRecord {
+            confidence: "candidates".to_owned(),
+            ..record()
+        };
+        assert!(unsure.line().contains(", 3 packets (candidates): policy "));
         let bare = DropRecord {
             packets: 1,
             protocol: "icmpv6".to_owned(),
             dialled: None,
             policies: Vec::new(),
+            confidence: String::new(),
             why: String::new(),
             cause: "other".to_owned(),
             src: end([10, 0, 0, 1], 0, ["", "", ""]),

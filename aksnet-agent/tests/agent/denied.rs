@@ -1,8 +1,8 @@
 //! Which policy drops my packets: the real agent's answer, against what the engine's own counters say.
 
-use std::time::Duration;
+use std::{io::BufRead as _, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use xtask::testbed::{
     Engine, PolicyRule, Service, Testbed, Verdict,
@@ -86,5 +86,50 @@ fn a_packet_that_npm_drops_has_its_policys_name() -> Result<()> {
     assert_eq!(denied(&scrape, &labels), (expected, 1.0));
     assert_eq!(denied(&scrape, &[]), (expected, 1.0), "and no other");
     assert_eq!(dropped(&scrape, "policy"), expected);
+
+    let records = recent_drops(
+        &bed,
+        &home,
+        &["--cause=policy", "--namespace=shop"],
+        packets,
+    )?;
+    let sum = |key: &str| records.iter().filter_map(|r| r[key].as_u64()).sum::<u64>();
+    assert_eq!((sum("packets"), sum("connections")), (packets, 1));
+    let record = &records[0];
+    assert_eq!(record["policies"], json!(["shop/web-policy"]));
+    assert_eq!(record["src"]["workload"], "batch");
+    assert_eq!(record["dst"]["workload"], "web");
+    assert_eq!(record["dst"]["port"], 8080);
+    let dialled = json!([service.address().ip(), service.address().port()]);
+    assert_eq!(record["dialled"], dialled);
+    assert_eq!(
+        record["why"],
+        format!(
+            "policy shop/web-policy isolates shop/{} ingress; from: app=frontend did not match app=batch",
+            cluster::pod_name(&web)
+        )
+    );
     Ok(())
+}
+
+/// What `aksnet-agent drops` says of so many packets, as JSON.
+fn recent_drops(bed: &Testbed, home: &Home, args: &[&str], packets: u64) -> Result<Vec<Value>> {
+    let mut command = home.command(bed, "drops");
+    command.args(["--json", "--recent"]).args(args);
+    command.stdout(std::process::Stdio::piped());
+    let mut child = bed.node().netns().spawn(&mut command)?;
+    let mut records = Vec::new();
+    let mut seen = 0;
+    let lines = std::io::BufReader::new(child.stdout.take().context("a pipe")?).lines();
+    for line in lines {
+        let record: Value = serde_json::from_str(&line?)?;
+        seen += record["packets"].as_u64().context("a count")?;
+        records.push(record);
+        if seen >= packets {
+            break;
+        }
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(records)
 }

@@ -15,6 +15,7 @@ use crate::{
     policy::{
         engine::Engine,
         evaluate::Judgement,
+        explain::of_policy,
         flow::{End, Flow, Who},
         index::When,
         model::{NetworkPolicy, Side},
@@ -23,6 +24,9 @@ use crate::{
 
 /// For how long an engine may still enforce a policy that was changed or deleted, in nanoseconds.
 const ENGINE_LAG_NS: u64 = 30_000_000_000;
+
+/// Policies whose reasoning a record has.
+const FEW: usize = 3;
 
 /// Flows whose judgements one sweep remembers: a client that is denied tries again from port to port.
 const MOST: usize = 4_096;
@@ -151,27 +155,35 @@ pub(super) fn judge(whois: &Whois, engine: Engine, asked: &Asked, when: When) ->
             Judgement::Undetermined { policies, .. } if policies.is_empty() => Opinion::None,
             Judgement::Undetermined { .. } => Opinion::Undetermined,
         };
-        let names = judgement.policies().iter().map(|policy| name(policy));
+        if !matches!(opinion, Opinion::Denies | Opinion::Undetermined) {
+            return Said {
+                opinion,
+                ..Said::default()
+            };
+        }
+        let isolating = judgement.policies();
         Said {
             opinion,
-            policies: names.collect(),
-            words: match opinion {
-                Opinion::Denies | Opinion::Undetermined => {
-                    let names: Vec<String> = judgement
-                        .policies()
-                        .iter()
-                        .map(|policy| name(policy))
-                        .collect();
-                    format!("{} isolates {}", names.join(","), side.name())
-                }
-                Opinion::None | Opinion::Allows => String::new(),
-            },
+            policies: isolating.iter().map(|policy| name(policy)).collect(),
+            words: reasons(isolating, &flow, side, engine),
         }
     };
     Judged {
         egress: said(Side::Egress),
         ingress: said(Side::Ingress),
     }
+}
+
+/// Why each of the policies does not allow it; a line names a few at most.
+fn reasons(isolating: &[&NetworkPolicy], flow: &Flow<'_>, side: Side, engine: Engine) -> String {
+    let few = isolating.iter().take(FEW);
+    let mut words: Vec<String> = few
+        .map(|policy| of_policy(policy, flow, side, engine).to_string())
+        .collect();
+    if isolating.len() > FEW {
+        words.push(format!("and {} more policies", isolating.len() - FEW));
+    }
+    words.join("; ")
 }
 
 /// The port that policies know of: ICMP and what has no ports match rules without ports only.
