@@ -90,7 +90,14 @@ pub fn pod_name(pod: &Pod) -> String {
 
 pub fn pod_object(node: &Node, pod: &Pod) -> Value {
     let (name, app, address) = (pod_name(pod), workload(pod), pod.ip().to_string());
-    objects::pod(pod.namespace(), &name, &app, node.name(), &address)
+    let mut object = objects::pod(pod.namespace(), &name, &app, node.name(), &address);
+    let all: Vec<Value> = pod
+        .address()
+        .iter()
+        .map(|address| json!({"ip": address}))
+        .collect();
+    object["status"]["podIPs"] = json!(all);
+    object
 }
 
 /// A service, and its slice with these pods.

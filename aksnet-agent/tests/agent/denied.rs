@@ -1,12 +1,13 @@
 //! Which policy drops my packets: the real agent's answer, against what the engine's own counters say.
 
-use std::{io::BufRead as _, time::Duration};
+use std::{io::BufRead as _, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use xtask::testbed::{
-    Engine, PolicyRule, Service, Testbed, Verdict,
-    api::objects,
+    Backend, Builder, Engine, Family, Hairpin, Pod, PolicyRule, Service, Testbed, Verdict,
+    api::{ApiServer, objects},
+    enforce::{Allow, DenyAction, Isolation, Side},
     traffic::{Connect, TcpServer, connect},
 };
 
@@ -20,7 +21,7 @@ const SOON: Duration = Duration::from_millis(300);
 const ONE_RETRANSMIT: Duration = Duration::from_millis(2_500);
 
 /// `web` takes what comes from `frontend`.
-fn web_policy() -> Value {
+pub fn web_policy() -> Value {
     let from = json!([{"podSelector": {"matchLabels": {"app": "frontend"}}}]);
     let spec = json!({
         "podSelector": {"matchLabels": {"app": "web"}},
@@ -30,15 +31,27 @@ fn web_policy() -> Value {
     objects::policy("shop", "web-policy", &spec)
 }
 
-fn denied(scrape: &Scrape, labels: &[(&str, &str)]) -> (f64, f64) {
+/// `batch` may speak to `db` alone.
+fn batch_policy() -> Value {
+    let to = json!([{"podSelector": {"matchLabels": {"app": "db"}}}]);
+    let spec = json!({
+        "podSelector": {"matchLabels": {"app": "batch"}},
+        "policyTypes": ["Egress"],
+        "egress": [{"to": to}],
+    });
+    objects::policy("shop", "batch-policy", &spec)
+}
+
+/// Denied packets and connections.
+fn denied(scrape: &Scrape, labels: &[(&str, &str)]) -> (u64, u64) {
     (
-        scrape.sum("aksnet_policy_denied_packets_total", labels),
-        scrape.sum("aksnet_policy_denied_connections_total", labels),
+        scrape.count("aksnet_policy_denied_packets_total", labels),
+        scrape.count("aksnet_policy_denied_connections_total", labels),
     )
 }
 
-fn dropped(scrape: &Scrape, cause: &str) -> f64 {
-    scrape.sum("aksnet_drop_packets_total", &[("cause", cause)])
+fn dropped(scrape: &Scrape, cause: &str) -> u64 {
+    scrape.count("aksnet_drop_packets_total", &[("cause", cause)])
 }
 
 #[test]
@@ -81,11 +94,9 @@ fn a_packet_that_npm_drops_has_its_policys_name() -> Result<()> {
         ("dst_namespace", "shop"),
         ("dst_workload", "web"),
     ];
-    #[expect(clippy::cast_precision_loss, reason = "a few packets")]
-    let expected = packets as f64;
-    assert_eq!(denied(&scrape, &labels), (expected, 1.0));
-    assert_eq!(denied(&scrape, &[]), (expected, 1.0), "and no other");
-    assert_eq!(dropped(&scrape, "policy"), expected);
+    assert_eq!(denied(&scrape, &labels), (packets, 1));
+    assert_eq!(denied(&scrape, &[]), (packets, 1), "and no other");
+    assert_eq!(dropped(&scrape, "policy"), packets);
 
     let records = recent_drops(
         &bed,
@@ -109,6 +120,164 @@ fn a_packet_that_npm_drops_has_its_policys_name() -> Result<()> {
             cluster::pod_name(&web)
         )
     );
+    Ok(())
+}
+
+/// A node with an engine that enforces both policies, as the API has them.
+struct Enforced {
+    bed: Testbed,
+    _api: ApiServer,
+    home: Home,
+}
+
+impl Enforced {
+    fn new(builder: Builder) -> Result<Self> {
+        let bed = builder.pods(5).build()?;
+        let api = cluster::start(&bed)?;
+        api.apply_all([web_policy(), batch_policy()]);
+        let [frontend, web, db, batch] = [0, 1, 2, 3].map(|n| bed.pod(n));
+        bed.enforce(&[
+            Isolation::new("shop", "web-policy", Side::Ingress)
+                .select(&web)
+                .allow(Allow::all().pod(&frontend)),
+            Isolation::new("shop", "batch-policy", Side::Egress)
+                .select(&batch)
+                .allow(Allow::all().pod(&db)),
+        ])?;
+        Ok(Self {
+            bed,
+            _api: api,
+            home: Home::new()?,
+        })
+    }
+
+    /// Denied connections of each kind in a family, and allowed ones beside them.
+    fn traffic(&self, family: Family) -> Result<u64> {
+        let bed = &self.bed;
+        let [frontend, web, db, batch, cache] = [0, 1, 2, 3, 4].map(|n| bed.pod(n));
+        let at = |pod: &Pod| SocketAddr::new(pod.ip_of(family), 8080);
+        let _web = TcpServer::echo(web.netns(), at(&web))?;
+        let _db = TcpServer::echo(db.netns(), at(&db))?;
+        let _frontend = TcpServer::echo(frontend.netns(), at(&frontend))?;
+        let name = format!("web-{family:?}").to_lowercase();
+        let service = Service::cluster_ip("shop", &name, 80).endpoints([at(&web)]);
+        let service = bed.add_service(if family == Family::V6 {
+            service.v6()
+        } else {
+            service
+        })?;
+        let mut denied = 0;
+        for (from, to, time) in [
+            (&cache, at(&web), SOON),
+            (&cache, service.address(), ONE_RETRANSMIT),
+            (&batch, at(&frontend), SOON),
+            // Both sides deny it: one of them drops it.
+            (&batch, at(&web), SOON),
+        ] {
+            let ended = connect(from.netns(), to, time)?;
+            assert_ne!(ended, Connect::Connected, "{} to {to}", from.name());
+            denied += 1;
+        }
+        for (from, to) in [
+            (&frontend, at(&web)),
+            (&frontend, service.address()),
+            (&batch, at(&db)),
+            (&cache, at(&frontend)),
+        ] {
+            let ended = connect(from.netns(), to, SOON)?;
+            assert_eq!(ended, Connect::Connected, "{} to {to}", from.name());
+        }
+        Ok(denied)
+    }
+
+    fn agent(&self) -> Result<Agent<'_>> {
+        Agent::start(
+            &self.bed,
+            &self.home,
+            cluster::flags(&self.bed, &self.home)?,
+        )
+    }
+}
+
+/// What the engine's own counters say is what the metrics say: for each policy, side and packet.
+fn engine_and_metrics_agree(builder: Builder, engine: Engine, name: &str) -> Result<()> {
+    let enforced = Enforced::new(builder.engine(engine))?;
+    let agent = enforced.agent()?;
+    let families = enforced.bed.families();
+    let mut connections = 0;
+    for family in families.into_iter().filter(|family| engine.has(*family)) {
+        connections += enforced.traffic(family)?;
+    }
+    let scrape = agent.settled()?;
+    let mut all = 0;
+    for (policy, side) in [
+        ("shop/web-policy", Side::Ingress),
+        ("shop/batch-policy", Side::Egress),
+    ] {
+        let packets = enforced.bed.denied_packets(policy, side)?;
+        assert!(packets > 0, "{name}: {policy}");
+        all += packets;
+        let labels = [
+            ("direction", &*side.to_string()),
+            ("policy", policy),
+            ("confidence", "exact"),
+            ("engine", name),
+        ];
+        let (counted, _) = denied(&scrape, &labels);
+        assert_eq!(counted, packets, "{name}: {policy}");
+    }
+    let (packets, attempts) = denied(&scrape, &[]);
+    assert_eq!((packets, attempts), (all, connections), "{name}");
+    assert_eq!(dropped(&scrape, "policy"), all, "{name}");
+    assert_eq!(dropped(&scrape, "firewall"), 0, "{name}");
+    let gap = scrape.count("aksnet_policy_gap_packets_total", &[]);
+    assert_eq!(gap, 0, "{name}: all is enforced");
+    Ok(())
+}
+
+#[test]
+fn azure_npms_denials_are_counted_by_policy_as_its_own_rules_count_them() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    for backend in [Backend::Nft, Backend::Legacy] {
+        let builder = Testbed::azure_overlay().backend(backend);
+        engine_and_metrics_agree(builder, Engine::AzureNpm, "azure_npm")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn calicos_denials_are_counted_by_policy_as_its_own_rules_count_them() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    for (backend, deny, builder) in [
+        (
+            Backend::Nft,
+            DenyAction::Drop,
+            Testbed::kubenet().hairpin(Hairpin::Veth),
+        ),
+        (Backend::Legacy, DenyAction::Drop, Testbed::azure_overlay()),
+        (Backend::Nft, DenyAction::Reject, Testbed::azure_overlay()),
+        (
+            Backend::Legacy,
+            DenyAction::Reject,
+            Testbed::azure_node_subnet(),
+        ),
+    ] {
+        let builder = builder.backend(backend).deny_action(deny).dual_stack(true);
+        engine_and_metrics_agree(builder, Engine::Calico, "calico")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn kindnets_denials_are_counted_by_policy_as_its_own_program_counts_them() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    for (engine, name) in [
+        (Engine::Kindnet, "kindnet"),
+        (Engine::KubeNetworkPolicies, "kube_network_policies"),
+    ] {
+        let builder = Testbed::kind().dual_stack(true);
+        engine_and_metrics_agree(builder, engine, name)?;
+    }
     Ok(())
 }
 
