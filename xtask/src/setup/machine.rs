@@ -19,7 +19,7 @@ pub struct Tool {
 }
 
 /// What comes from packages, whichever way the BPF object is built.
-pub const TOOLS: [Tool; 10] = [
+pub const TOOLS: [Tool; 11] = [
     Tool {
         evidence: &["cc"],
         package: "build-essential",
@@ -49,6 +49,11 @@ pub const TOOLS: [Tool; 10] = [
         evidence: &["conntrack"],
         package: "conntrack",
         purpose: "ground truth of connection tracking",
+    },
+    Tool {
+        evidence: &["ipset"],
+        package: "ipset",
+        purpose: "the sets of pods that the emulated node's policy engines match",
     },
     Tool {
         evidence: &["ethtool"],

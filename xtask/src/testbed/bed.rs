@@ -24,6 +24,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::builder::Builder;
 use super::cni::HostPort;
 use super::counters::{self, LinkCounters};
+use super::enforce::{Isolation, Side};
 use super::fabric::{self, Fabric};
 use super::netns::Netns;
 use super::node::Node;
@@ -407,6 +408,34 @@ impl Testbed {
         self.nodes
             .iter()
             .try_for_each(|node| node.sync_policies(&rules))
+    }
+
+    /// Has the policy engine of both nodes enforce these policies in place of those before. All counters of denied
+    /// packets begin anew. Not to be mixed with [`Self::add_policy`] of Azure NPM's rules.
+    ///
+    /// # Errors
+    /// When the testbed was built without an engine, or the rules cannot be written.
+    pub fn enforce(&self, isolations: &[Isolation]) -> Result<()> {
+        self.nodes
+            .iter()
+            .try_for_each(|node| node.enforce(isolations))
+    }
+
+    /// Has the policy engine of both nodes enforce nothing any more, as when it is gone or knows of no policy.
+    ///
+    /// # Errors
+    /// When the rules cannot be written.
+    pub fn stop_enforcing(&self) -> Result<()> {
+        self.nodes.iter().try_for_each(Node::stop_enforcing)
+    }
+
+    /// The packets that the node under test has denied on a side since [`Self::enforce`]: of pods that this policy
+    /// (`namespace/policy`) selects. (Of several policies that select one pod see [`super::enforce::Engaged::denied`].)
+    ///
+    /// # Errors
+    /// When nothing is enforced, or the counters cannot be read.
+    pub fn denied_packets(&self, policy: &str, side: Side) -> Result<u64> {
+        self.node().denied_packets(Some(policy), side)
     }
 
     /// Switches the offloads of every interface: pods' both ends, uplinks' both ends, the fabric's.

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::bed::{Testbed, is_root};
 use super::cni::Hairpin;
+use super::enforce::DenyAction;
 use super::engine::Engine;
 use super::fabric::{self, Fabric};
 use super::iptables::Backend;
@@ -44,6 +45,7 @@ impl Builder {
                 hairpin: Hairpin::Promiscuous,
                 proxy: Proxy::Iptables,
                 engine: Engine::None,
+                deny: DenyAction::Drop,
                 spared: None,
             },
         }
@@ -91,6 +93,13 @@ impl Builder {
         self
     }
 
+    /// What the policy engine does with what it denies. Default: drop. Only Calico can do otherwise.
+    #[must_use]
+    pub fn deny_action(mut self, deny: DenyAction) -> Self {
+        self.software.deny = deny;
+        self
+    }
+
     /// The `nonMasqueradeCIDRs` of the masquerade agent. Default: the pod range, or the VNet where pods have its
     /// addresses. None at all makes even pod-to-pod traffic leave with the node's address; a range that is too wide
     /// lets pods out with an address that nobody can answer.
@@ -123,6 +132,10 @@ impl Builder {
         ensure!(
             is_root(),
             "the testbed makes network namespaces: root is needed"
+        );
+        ensure!(
+            self.software.deny == DenyAction::Drop || self.software.engine == Engine::Calico,
+            "only Calico rejects what it denies: choose it with Builder::engine"
         );
         let plan = Plan::new(self.flavour, self.dual_stack);
         let record = Arc::new(Record::create()?);

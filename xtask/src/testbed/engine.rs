@@ -1,6 +1,8 @@
 //! What a *policy engine* leaves on a node while it has no policy to enforce: its chains and jumps, by their names.
-//! They let everything pass; they are the evidence by which an engine is known.
+//! They let everything pass; they are the evidence by which an engine is known. What it writes for policies is in
+//! [`super::enforce`].
 
+use super::enforce::queue;
 use super::plan::Family;
 
 /// Which engine is installed.
@@ -16,6 +18,8 @@ pub enum Engine {
     /// kindnet's engine, which is kube-network-policies with a table of another name
     /// (`pkg/networkpolicy/controller.go`).
     Kindnet,
+    /// kube-network-policies by itself (`pkg/dataplane/controller.go`).
+    KubeNetworkPolicies,
 }
 
 impl Engine {
@@ -25,21 +29,30 @@ impl Engine {
         match self {
             Self::AzureNpm => Some(azure_npm()),
             Self::Calico => Some(calico(pods)),
-            Self::None | Self::Kindnet => None,
+            Self::None | Self::Kindnet | Self::KubeNetworkPolicies => None,
         }
     }
 
-    /// Its table in nftables, as `nft -f` input. It is one for both families.
+    /// Its table in nftables, as `nft -f` input, with empty sets. It is one for both families.
     #[must_use]
-    pub fn nftables(self) -> Option<&'static str> {
-        (self == Self::Kindnet).then_some(KINDNET)
+    pub fn nftables(self) -> Option<String> {
+        let queue = match self {
+            Self::Kindnet => queue::KINDNET,
+            Self::KubeNetworkPolicies => queue::STANDALONE,
+            Self::None | Self::AzureNpm | Self::Calico => return None,
+        };
+        Some(queue::render(queue, &[]))
     }
 
     /// The same for kernels without nftables' `queue`: as the sets are empty, what stands in its place is never met.
     #[must_use]
     pub fn nftables_without_queue(self) -> Option<String> {
         let table = self.nftables()?;
-        Some(table.replace("queue flags bypass to 102", "accept"))
+        let lines = table.lines().map(|line| {
+            line.split_once("queue flags")
+                .map_or(line.to_owned(), |(matches, _)| format!("{matches}accept"))
+        });
+        Some(lines.map(|line| line + "\n").collect())
     }
 
     /// Whether it works in this family: Azure NPM knows IPv4 only.
@@ -110,35 +123,6 @@ fn calico(pods: &str) -> String {
     )
 }
 
-/// The sets hold the pods that a policy selects: none.
-const KINDNET: &str = "\
-table inet kindnet-network-policies {
-    comment \"rules for kubernetes NetworkPolicy\"
-    set podips-v4 { type ipv4_addr; comment \"Local V4 Pod IPs with Network Policies\"; }
-    set podips-v6 { type ipv6_addr; comment \"Local V6 Pod IPs with Network Policies\"; }
-    chain postrouting {
-        type filter hook postrouting priority srcnat - 5; policy accept;
-        udp dport 53 accept
-        meta l4proto ipv6-icmp accept
-        meta skuid 0 accept
-        ct state established,related accept
-        ip saddr @podips-v4 queue flags bypass to 102
-        ip daddr @podips-v4 queue flags bypass to 102
-        ip6 saddr @podips-v6 queue flags bypass to 102
-        ip6 daddr @podips-v6 queue flags bypass to 102
-    }
-    chain prerouting {
-        type filter hook prerouting priority dstnat + 5; policy accept;
-        meta l4proto != udp accept
-        udp dport != 53 accept
-        ip saddr @podips-v4 queue flags bypass to 102
-        ip daddr @podips-v4 queue flags bypass to 102
-        ip6 saddr @podips-v6 queue flags bypass to 102
-        ip6 daddr @podips-v6 queue flags bypass to 102
-    }
-}
-";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,5 +142,17 @@ mod tests {
     fn calico_watches_the_interfaces_of_the_cni_that_wires_the_pods() {
         let text = Engine::Calico.iptables("azv").unwrap();
         assert!(text.contains("-A cali-FORWARD -i azv+ ") && !text.contains("DROP"));
+    }
+
+    #[test]
+    fn a_table_without_queue_is_otherwise_the_same() {
+        for engine in [Engine::Kindnet, Engine::KubeNetworkPolicies] {
+            let (with, without) = (
+                engine.nftables().unwrap(),
+                engine.nftables_without_queue().unwrap(),
+            );
+            assert!(with.contains("queue") && !without.contains("queue"));
+            assert_eq!(with.lines().count(), without.lines().count());
+        }
     }
 }

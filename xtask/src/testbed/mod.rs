@@ -53,6 +53,8 @@ pub mod policy;
 
 pub mod engine;
 
+pub mod enforce;
+
 pub mod iptables;
 
 // What runs on the node and beside it.
@@ -86,6 +88,7 @@ mod scenes;
 pub use bed::Testbed;
 pub use builder::Builder;
 pub use cni::{Hairpin, HostPort};
+pub use enforce::{Allow, DenyAction, Isolation, Side};
 pub use engine::Engine;
 pub use imds::Imds;
 pub use iptables::Backend;

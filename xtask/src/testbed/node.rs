@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::azure;
 use super::cni::{self, Attachment, Chain, Hairpin, HostPort};
 use super::counters::{self, ConntrackEntry, LinkCounters};
+use super::enforce::{DenyAction, Engaged, Isolation, Side, apply};
 use super::engine::Engine;
 use super::fabric;
 use super::iptables::{self, Backend, Rule};
@@ -37,6 +38,8 @@ pub(super) struct Software {
     pub(super) proxy: Proxy,
     /// Which policy engine is installed.
     pub(super) engine: Engine,
+    /// What it does with what it denies.
+    pub(super) deny: DenyAction,
     /// What the masquerade agent leaves alone; by the flavour when not given.
     pub(super) spared: Option<Vec<IpNet>>,
 }
@@ -72,6 +75,8 @@ pub struct Node {
     chains: Mutex<[BTreeSet<String>; 2]>,
     /// The services of the last sync in nftables mode, by family.
     written: Mutex<[Option<Blocks>; 2]>,
+    /// What the policy engine enforces.
+    engaged: Mutex<Engaged>,
 }
 
 impl Node {
@@ -125,6 +130,7 @@ impl Node {
             npm: AtomicBool::new(false),
             chains: Mutex::default(),
             written: Mutex::default(),
+            engaged: Mutex::default(),
         };
         node.write_base_rules()?;
         node.netns.sysctl("net.netfilter.nf_conntrack_acct", "1")?;
@@ -158,7 +164,7 @@ impl Node {
             }
         }
         if let (Some(table), Some(plain)) = (engine.nftables(), engine.nftables_without_queue()) {
-            nftables::load(&self.netns, table).or_else(|_| nftables::load(&self.netns, &plain))?;
+            nftables::load(&self.netns, &table).or_else(|_| nftables::load(&self.netns, &plain))?;
         }
         if self.cluster.flavour != Flavour::Kind {
             self.restore(Family::V4, &masq::wireserver_block())?;
@@ -420,6 +426,45 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// Has the policy engine enforce these in place of those before.
+    pub(super) fn enforce(&self, isolations: &[Isolation]) -> Result<()> {
+        lock(&self.engaged)
+            .enforce(&self.ground(), isolations)
+            .with_context(|| format!("cannot enforce policies on {}", self.plan.name))
+    }
+
+    /// Has the policy engine enforce nothing any more.
+    pub(super) fn stop_enforcing(&self) -> Result<()> {
+        lock(&self.engaged).stop(&self.ground())
+    }
+
+    /// The packets that its policy engine has denied on a side since the policies were enforced: of pods that this
+    /// policy (`namespace/policy`) selects, or in all. (Of Azure NPM see [`Engaged::denied`].)
+    ///
+    /// # Errors
+    /// When nothing is enforced, or the counters cannot be read.
+    pub fn denied_packets(&self, policy: Option<&str>, side: Side) -> Result<u64> {
+        lock(&self.engaged).denied(&self.ground(), policy, side)
+    }
+
+    fn ground(&self) -> apply::Ground<'_> {
+        let Software {
+            backend,
+            engine,
+            deny,
+            ..
+        } = self.software;
+        apply::Ground {
+            netns: &self.netns,
+            backend,
+            families: self.cluster.families().collect(),
+            flavour: self.cluster.flavour,
+            engine,
+            deny,
+            pods: self.pods().iter().map(|pod| (&**pod).into()).collect(),
+        }
     }
 
     fn locality(&self, family: Family) -> Result<Locality> {
