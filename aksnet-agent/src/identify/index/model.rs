@@ -227,7 +227,7 @@ impl Model {
     }
 
     /// The object of whoever held an address, if it is still there, by the best account of it.
-    fn party(&self, address: u8, at: u64) -> Option<Option<&Live>> {
+    fn object(&self, address: u8, at: u64) -> Option<&Live> {
         let (held, _) = self.find(address, at)?;
         let together = self.spans.iter().filter(|s| {
             (s.address == address && s.pod == held.pod)
@@ -237,7 +237,14 @@ impl Model {
             let mut live = self.live.iter();
             live.find(|l| l.kind == s.kind && l.serial == s.serial)
         });
-        Some(objects.min_by_key(|live| rank(live.kind)))
+        objects.min_by_key(|live| rank(live.kind))
+    }
+
+    /// The label of whoever held an address.
+    fn party(&self, address: u8, at: u64) -> Option<String> {
+        self.find(address, at)?;
+        let object = self.object(address, at);
+        Some(object.map_or(UNKNOWN.to_owned(), |live| live.label.to_string()))
     }
 
     /// A policy has this content, or none.
@@ -279,7 +286,7 @@ impl Model {
 
     /// Since when policies say the same of connections of an address's holder.
     fn settled(&self, address: u8, at: u64) -> u64 {
-        let Some(Some(live)) = self.party(address, at) else {
+        let Some(live) = self.object(address, at) else {
             return 0;
         };
         let moments = self.rules.iter().filter_map(|rules| {
@@ -407,10 +414,13 @@ fn in_force(index: &Index) -> Vec<(String, NetworkPolicy, u64)> {
     all
 }
 
-/// The label of whoever is at an address, if it is known.
-fn label_of(who: flow::Who<'_>) -> Option<String> {
-    let pod = who.pod()?;
-    Some(pod.labels[0].1.to_string())
+/// The label of a pod that nobody knows any more.
+const UNKNOWN: &str = "unknown";
+
+/// The label of whoever is at an address.
+fn label_of(who: flow::Who<'_>) -> String {
+    let pod = who.pod();
+    pod.map_or(UNKNOWN.to_owned(), |pod| pod.labels[0].1.to_string())
 }
 
 fn key(kind: Kind, name: &str) -> Key {
@@ -488,7 +498,7 @@ proptest! {
                     prop_assert_eq!(found, model.lookup(address, seconds), "{} at {}", address, seconds);
                     let moment = seconds * 1_000_000_000;
                     let party = index.party(addr(address), moment).map(label_of);
-                    let known = model.party(address, seconds).map(|live| live.map(|live| live.label.to_string()));
+                    let known = model.party(address, seconds);
                     prop_assert_eq!(party, known, "{} at {}", address, seconds);
                     let settled = index.settled(addr(address), addr(99), moment) / 1_000_000_000;
                     prop_assert_eq!(settled, model.settled(address, seconds), "{} at {}", address, seconds);
