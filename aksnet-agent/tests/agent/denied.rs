@@ -5,7 +5,7 @@ use std::{io::BufRead as _, net::SocketAddr, time::Duration};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use xtask::testbed::{
-    Backend, Builder, Engine, Family, Hairpin, Pod, PolicyRule, Service, Testbed, Verdict,
+    Backend, Builder, Engine, Family, Pod, PolicyRule, Service, Testbed, Verdict,
     api::{ApiServer, objects},
     enforce::{Allow, DenyAction, Isolation, Side},
     traffic::{Connect, TcpServer, connect},
@@ -184,7 +184,7 @@ impl Enforced {
             (&batch, at(&db)),
             (&cache, at(&frontend)),
         ] {
-            let ended = connect(from.netns(), to, SOON)?;
+            let ended = connect(from.netns(), to, ONE_RETRANSMIT)?;
             assert_eq!(ended, Connect::Connected, "{} to {to}", from.name());
         }
         Ok(denied)
@@ -249,11 +249,7 @@ fn azure_npms_denials_are_counted_by_policy_as_its_own_rules_count_them() -> Res
 fn calicos_denials_are_counted_by_policy_as_its_own_rules_count_them() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     for (backend, deny, builder) in [
-        (
-            Backend::Nft,
-            DenyAction::Drop,
-            Testbed::kubenet().hairpin(Hairpin::Veth),
-        ),
+        (Backend::Nft, DenyAction::Drop, Testbed::kind()),
         (Backend::Legacy, DenyAction::Drop, Testbed::azure_overlay()),
         (Backend::Nft, DenyAction::Reject, Testbed::azure_overlay()),
         (

@@ -33,6 +33,19 @@ impl Engine {
         }
     }
 
+    /// What it adds to its rules in iptables for IPv6: Felix lets neighbour and router discovery of pods through to the
+    /// node, whatever their policies say (`felix/rules/static.go`, `filterWorkloadToHostChain`).
+    #[must_use]
+    pub fn iptables_v6(self) -> Option<String> {
+        if self != Self::Calico {
+            return None;
+        }
+        let accept = [136, 135, 133, 132, 131, 130].map(|kind| {
+            format!("-I cali-wl-to-host -p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j ACCEPT\n")
+        });
+        Some(format!("*filter\n{}COMMIT\n", accept.concat()))
+    }
+
     /// Its table in nftables, as `nft -f` input, with empty sets. It is one for both families.
     #[must_use]
     pub fn nftables(self) -> Option<String> {

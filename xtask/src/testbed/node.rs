@@ -183,7 +183,10 @@ impl Node {
         } else {
             "veth"
         };
-        match engine.iptables(pods) {
+        if let Some(rules) = engine.iptables(pods) {
+            self.restore(family, &rules)?;
+        }
+        match engine.iptables_v6().filter(|_| family == Family::V6) {
             Some(rules) => self.restore(family, &rules),
             None => Ok(()),
         }
