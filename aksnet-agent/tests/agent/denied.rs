@@ -135,20 +135,26 @@ impl Enforced {
         let bed = builder.pods(5).build()?;
         let api = cluster::start(&bed)?;
         api.apply_all([web_policy(), batch_policy()]);
-        let [frontend, web, db, batch] = [0, 1, 2, 3].map(|n| bed.pod(n));
-        bed.enforce(&[
+        let enforced = Self {
+            bed,
+            _api: api,
+            home: Home::new()?,
+        };
+        enforced.bed.enforce(&enforced.isolations())?;
+        Ok(enforced)
+    }
+
+    /// What the policies are to an engine.
+    fn isolations(&self) -> [Isolation; 2] {
+        let [frontend, web, db, batch] = [0, 1, 2, 3].map(|n| self.bed.pod(n));
+        [
             Isolation::new("shop", "web-policy", Side::Ingress)
                 .select(&web)
                 .allow(Allow::all().pod(&frontend)),
             Isolation::new("shop", "batch-policy", Side::Egress)
                 .select(&batch)
                 .allow(Allow::all().pod(&db)),
-        ])?;
-        Ok(Self {
-            bed,
-            _api: api,
-            home: Home::new()?,
-        })
+        ]
     }
 
     /// Denied connections of each kind in a family, and allowed ones beside them.
@@ -273,6 +279,41 @@ fn kindnets_denials_are_counted_by_policy_as_its_own_program_counts_them() -> Re
     ] {
         let builder = Testbed::kind().dual_stack(true);
         engine_and_metrics_agree(builder, engine, name)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_peer_whose_labels_are_not_known_leaves_a_candidate_and_remote_pods_make_it_exact() -> Result<()>
+{
+    let Some(_turn) = turn() else { return Ok(()) };
+    let enforced = Enforced::new(Testbed::azure_overlay().engine(Engine::Calico))?;
+    let bed = &enforced.bed;
+    let (far, web) = (bed.remote_pod(0), bed.pod(1));
+    let mut flags = cluster::flags(bed, &enforced.home)?;
+    for (remote, confidence, src) in [(false, "candidates", ""), (true, "exact", "far-frontend")] {
+        if remote {
+            flags.push("--remote-pods".to_owned());
+        }
+        bed.enforce(&enforced.isolations())?;
+        let agent = Agent::start(bed, &enforced.home, &flags)?;
+        let ended = connect(far.netns(), (web.ip(), 8080).into(), SOON)?;
+        assert_eq!(ended, Connect::TimedOut);
+        let scrape = agent.settled()?;
+        let labels = [
+            ("policy", "shop/web-policy"),
+            ("confidence", confidence),
+            ("src_workload", src),
+            ("dst_workload", "web"),
+        ];
+        let packets = bed.denied_packets("shop/web-policy", Side::Ingress)?;
+        assert_eq!(denied(&scrape, &[]), (packets, 1), "{confidence}");
+        let named = scrape.samples_of("aksnet_policy_denied_packets_total");
+        let fits = labels.iter().all(|(k, v)| {
+            // The range of another node's pods has no workload's name, but the node's.
+            *k == "src_workload" && !remote || named[0].labels[*k] == *v
+        });
+        assert!(fits, "{named:#?}");
     }
     Ok(())
 }

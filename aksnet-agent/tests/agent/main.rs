@@ -47,3 +47,5 @@ mod bill;
 mod what_it_is;
 
 mod denied;
+
+mod gap;
