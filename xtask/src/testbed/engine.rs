@@ -57,17 +57,6 @@ impl Engine {
         Some(queue::render(queue, &[]))
     }
 
-    /// The same for kernels without nftables' `queue`: as the sets are empty, what stands in its place is never met.
-    #[must_use]
-    pub fn nftables_without_queue(self) -> Option<String> {
-        let table = self.nftables()?;
-        let lines = table.lines().map(|line| {
-            line.split_once("queue flags")
-                .map_or(line.to_owned(), |(matches, _)| format!("{matches}accept"))
-        });
-        Some(lines.map(|line| line + "\n").collect())
-    }
-
     /// Whether it works in this family: Azure NPM knows IPv4 only.
     #[must_use]
     pub fn has(self, family: Family) -> bool {
@@ -155,17 +144,5 @@ mod tests {
     fn calico_watches_the_interfaces_of_the_cni_that_wires_the_pods() {
         let text = Engine::Calico.iptables("azv").unwrap();
         assert!(text.contains("-A cali-FORWARD -i azv+ ") && !text.contains("DROP"));
-    }
-
-    #[test]
-    fn a_table_without_queue_is_otherwise_the_same() {
-        for engine in [Engine::Kindnet, Engine::KubeNetworkPolicies] {
-            let (with, without) = (
-                engine.nftables().unwrap(),
-                engine.nftables_without_queue().unwrap(),
-            );
-            assert!(with.contains("queue") && !without.contains("queue"));
-            assert_eq!(with.lines().count(), without.lines().count());
-        }
     }
 }

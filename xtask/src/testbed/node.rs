@@ -163,8 +163,8 @@ impl Node {
                 self.idle_engine(family)?;
             }
         }
-        if let (Some(table), Some(plain)) = (engine.nftables(), engine.nftables_without_queue()) {
-            nftables::load(&self.netns, &table).or_else(|_| nftables::load(&self.netns, &plain))?;
+        if let Some(table) = engine.nftables() {
+            apply::load_table(&self.netns, &table)?;
         }
         if self.cluster.flavour != Flavour::Kind {
             self.restore(Family::V4, &masq::wireserver_block())?;

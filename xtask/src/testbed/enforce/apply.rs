@@ -37,11 +37,11 @@ impl Rules {
         self.sets.values().map(String::as_str).collect()
     }
 
-    /// The `iptables-restore --noflush` input that leads here from where these chains were there.
+    /// The `iptables-restore --noflush` input for a table that leads here from where these chains were there.
     #[must_use]
-    pub fn restore_text(&self, before: &BTreeSet<String>) -> String {
+    pub fn restore_text(&self, table: &str, before: &BTreeSet<String>) -> String {
         let stale: Vec<&String> = before.difference(&self.chains).collect();
-        let mut text = "*filter\n".to_owned();
+        let mut text = format!("*{table}\n");
         for chain in self.chains.iter().chain(stale.iter().copied()) {
             text += &format!(":{chain} - [0:0]\n");
         }
@@ -136,8 +136,8 @@ impl Engaged {
     /// # Errors
     /// When the node refuses the rules.
     pub fn stop(&mut self, ground: &Ground<'_>) -> Result<()> {
-        self.program = None;
         self.enforcing = false;
+        self.program = None;
         for family in self.rules.keys().copied().collect::<Vec<_>>() {
             let mut rules = Rules::default();
             match ground.engine {
@@ -147,9 +147,11 @@ impl Engaged {
                     rules.lines.push("-A AZURE-NPM -m comment --comment LET-TRAFFIC-THROUGH-SINCE-THERE-ARE-NO-POLICIES -j RETURN".to_owned());
                     rules.lines.extend(base.lines);
                 }
-                _ => rules
+                Engine::Calico => rules
                     .chains
                     .extend(["cali-from-wl-dispatch", "cali-to-wl-dispatch"].map(str::to_owned)),
+                // Its table stays, and is bypassed now.
+                Engine::None | Engine::Kindnet | Engine::KubeNetworkPolicies => continue,
             }
             self.write(ground, family, rules)?;
         }
@@ -198,7 +200,11 @@ impl Engaged {
                 .netns
                 .output_with_input("ipset", ["restore", "-exist"], &rules.set_text())?;
         }
-        let text = rules.restore_text(&before.chains);
+        let table = match ground.engine {
+            Engine::Kindnet | Engine::KubeNetworkPolicies => "mangle",
+            _ => "filter",
+        };
+        let text = rules.restore_text(table, &before.chains);
         iptables::restore(ground.netns, ground.backend, family, &text)?;
         let stale: String = before
             .sets
@@ -234,15 +240,51 @@ impl Engaged {
                 ..isolation.clone()
             })
             .collect();
-        let text = queue::render(queue, &local);
         let program = match self.program.take() {
             Some(program) => program,
             None => VerdictProgram::start(ground.netns, queue)?,
         };
-        program.decide_by(local);
+        program.decide_by(local.clone());
         self.program = Some(program);
-        nftables::load(ground.netns, &text)
+        if load_table(ground.netns, &queue::render(queue, &local))? == Queueing::Itself {
+            return Ok(());
+        }
+        for family in &ground.families {
+            if !self.rules.contains_key(family) {
+                let (chain, none) = (queue::STAND_IN, BTreeSet::new());
+                let jump = Rules {
+                    chains: BTreeSet::from([chain.to_owned()]),
+                    lines: vec![format!("-A POSTROUTING -j {chain}")],
+                    ..Rules::default()
+                };
+                let text = jump.restore_text("mangle", &none);
+                iptables::restore(ground.netns, ground.backend, *family, &text)?;
+            }
+            self.write(ground, *family, queue::stand_in(queue, *family, &local))?;
+        }
+        Ok(())
     }
+}
+
+/// Who queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queueing {
+    /// The table itself.
+    Itself,
+    /// Nobody, as the kernel has no `queue` in nftables: the table lets pass what it would queue.
+    Nobody,
+}
+
+/// Loads an engine's table, on kernels that cannot queue from it in a form that does not.
+///
+/// # Errors
+/// When nft refuses that too.
+pub fn load_table(netns: &Netns, table: &str) -> Result<Queueing> {
+    if nftables::load(netns, table).is_ok() {
+        return Ok(Queueing::Itself);
+    }
+    nftables::load(netns, &queue::without_queue(table))?;
+    Ok(Queueing::Nobody)
 }
 
 #[cfg(test)]
@@ -258,7 +300,7 @@ mod tests {
         };
         let before = BTreeSet::from(["A".to_owned(), "B".to_owned()]);
         assert_eq!(
-            rules.restore_text(&before),
+            rules.restore_text("filter", &before),
             "*filter\n:A - [0:0]\n:B - [0:0]\n-A A -j RETURN\n-X B\nCOMMIT\n"
         );
     }

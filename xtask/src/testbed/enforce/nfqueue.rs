@@ -1,7 +1,7 @@
 //! An *NFQUEUE* as a program sees it: packets that a rule holds back, each to be accepted or dropped.
 //!
-//! Spoken over netlink directly (`linux/netfilter/nfnetlink_queue.h`): it takes five messages, and the crate that
-//! offers them neither sets connection labels nor lets one wait with a timeout.
+//! Spoken over netlink directly (`linux/netfilter/nfnetlink_queue.h`): it takes five messages, and the crates that
+//! offer them give no way to wait with a timeout, or want a C library.
 
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::Duration;
@@ -34,8 +34,6 @@ const HEADERS: usize = 20;
 pub enum Answer {
     /// It goes on.
     Accept,
-    /// It goes on, and its connection gets this label bit (0 to 127).
-    AcceptWithLabel(u8),
     /// It is dropped.
     Drop,
 }
@@ -117,19 +115,15 @@ impl Queue {
     /// # Errors
     /// When the kernel does not take the answer.
     pub fn answer(&self, waiting: &Waiting, answer: Answer) -> Result<()> {
-        let verdict: u32 = if answer == Answer::Drop { 0 } else { 1 };
+        let verdict: u32 = match answer {
+            Answer::Drop => 0,
+            Answer::Accept => 1,
+        };
         // NFQA_VERDICT_HDR
-        let mut attributes = attribute(
+        let attributes = attribute(
             2,
             &[verdict.to_be_bytes(), waiting.id.to_be_bytes()].concat(),
         );
-        if let Answer::AcceptWithLabel(bit) = answer {
-            let mut label = [0; 16];
-            label[usize::from(bit / 8) % 16] = 1 << (bit % 8);
-            // NFQA_CT, nested, with CTA_LABELS and CTA_LABELS_MASK.
-            let inner = [attribute(22, &label), attribute(23, &label)].concat();
-            attributes.extend(attribute(11 | 0x8000, &inner));
-        }
         self.send(VERDICT, REQUEST, &attributes)
     }
 

@@ -1,14 +1,17 @@
 //! What *kindnet* and *kube-network-policies* write for policies: one nftables table for both families, whose sets hold
-//! the node's pods that a policy selects; what is to or from one of these goes to a queue, and a program says what
-//! becomes of it ([`super::verdict`]). Without that program everything passes (`bypass`).
+//! the node's pods that a policy selects. New connections to or from one of these go to a queue, and a program says
+//! what becomes of them ([`super::verdict`]). Without that program everything passes (`bypass`).
 //!
-//! Two generations of the same engine (`pkg/networkpolicy/controller.go`, later `pkg/dataplane/controller.go`).
-//! kindnet's judges new connections only. The later one labels the connections that it has accepted (bit 100), so that
-//! it can judge them again, and also judges what pods send to the node itself.
+//! The rules are those of `pkg/networkpolicy/controller.go`. Later versions label connections that were accepted in
+//! place of looking at their state, which a program can do only on kernels with `CONFIG_NETFILTER_NETLINK_GLUE_CT`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::Isolation;
+use ipnet::IpNet;
+
+use super::apply::Rules;
+use super::{Isolation, set};
 use crate::testbed::plan::Family;
 
 /// Which one.
@@ -18,28 +21,27 @@ pub struct Queue {
     pub table: &'static str,
     /// Its queue's number.
     pub number: u16,
-    /// The label bit of accepted connections, where it sets one.
-    pub label: Option<u8>,
 }
 
 /// kindnet's.
 pub const KINDNET: Queue = Queue {
     table: "kindnet-network-policies",
     number: 102,
-    label: None,
 };
 
 /// That of kube-network-policies when it is installed by itself.
 pub const STANDALONE: Queue = Queue {
     table: "kube-network-policies",
     number: 100,
-    label: Some(100),
 };
+
+/// The chain of the mangle table that stands for nftables' `queue`.
+pub const STAND_IN: &str = "POLICY-QUEUE";
 
 /// The table, in place of the one before, for the pods that these policies select; all of them are the node's own.
 #[must_use]
 pub fn render(queue: Queue, isolations: &[Isolation]) -> String {
-    let Queue { table, label, .. } = queue;
+    let table = queue.table;
     // Adding it first lets the deletion succeed where there is none.
     let mut text = format!(
         "add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n    comment \"rules for kubernetes NetworkPolicy\"\n"
@@ -48,13 +50,10 @@ pub fn render(queue: Queue, isolations: &[Isolation]) -> String {
         (Family::V4, "podips-v4", "ipv4_addr", "V4"),
         (Family::V6, "podips-v6", "ipv6_addr", "V6"),
     ] {
-        let mut pods: Vec<String> = isolations
+        let pods: Vec<String> = selected(isolations, family)
             .iter()
-            .flat_map(|isolation| isolation.addresses(family))
-            .map(|ip| ip.to_string())
+            .map(|pod| pod.addr().to_string())
             .collect();
-        pods.sort_unstable();
-        pods.dedup();
         let elements = if pods.is_empty() {
             String::new()
         } else {
@@ -65,53 +64,71 @@ pub fn render(queue: Queue, isolations: &[Isolation]) -> String {
             "    set {name} {{ type {kind}; comment \"Local {version} Pod IPs with Network Policies\";{elements} }}"
         );
     }
-    let queues = divert(queue, "");
-    text += "    chain postrouting {\n        type filter hook postrouting priority srcnat - 5; policy accept;\n        udp dport 53 accept\n";
-    match label {
-        None => {
-            text += "        meta l4proto ipv6-icmp accept\n        meta skuid 0 accept\n        ct state established,related accept\n"
-        }
-        Some(bit) => {
-            let _ = write!(
-                text,
-                "        icmpv6 type {{ 133, 134, 135, 136, 137 }} accept\n        meta skuid 0 counter accept\n        ct label {bit} ct state established,related counter accept\n"
-            );
-        }
-    }
-    text += &queues;
-    if let Some(bit) = label {
-        // What is met only where the queue is bypassed; it gives connections the room for labels.
-        let _ = writeln!(text, "        ct label set {bit}");
-    }
-    text += "    }\n";
-    if label.is_some() {
-        text += "    chain input {\n        type filter hook input priority 101; policy accept;\n        iifname \"lo\" accept\n";
-        for (ip, version) in [("ip", "v4"), ("ip6", "v6")] {
-            let _ = writeln!(
-                text,
-                "        {ip} saddr @podips-{version} ct state new queue flags bypass to {}",
-                queue.number
-            );
-        }
-        text += "    }\n";
-    }
-    text += "    chain prerouting {\n        type filter hook prerouting priority dstnat + 5; policy accept;\n        meta l4proto != udp accept\n        udp dport != 53 accept\n";
-    text += &queues;
-    text + "    }\n}\n"
-}
-
-fn divert(queue: Queue, extra: &str) -> String {
-    let mut text = String::new();
+    let mut queues = String::new();
     for (ip, version) in [("ip", "v4"), ("ip6", "v6")] {
         for end in ["saddr", "daddr"] {
             let _ = writeln!(
-                text,
-                "        {ip} {end} @podips-{version}{extra} queue flags bypass to {}",
+                queues,
+                "        {ip} {end} @podips-{version} queue flags bypass to {}",
                 queue.number
             );
         }
     }
+    let _ = write!(
+        text,
+        "    chain postrouting {{\n        type filter hook postrouting priority srcnat - 5; policy accept;\n        \
+         udp dport 53 accept\n        meta l4proto ipv6-icmp accept\n        meta skuid 0 accept\n        \
+         ct state established,related accept\n{queues}    }}\n    \
+         chain prerouting {{\n        type filter hook prerouting priority dstnat + 5; policy accept;\n        \
+         meta l4proto != udp accept\n        udp dport != 53 accept\n{queues}    }}\n}}\n"
+    );
     text
+}
+
+/// The table for kernels without `CONFIG_NFT_QUEUE`: what would be queued leaves it at once.
+#[must_use]
+pub fn without_queue(table: &str) -> String {
+    let lines = table.lines().map(|line| {
+        line.split_once("queue flags")
+            .map_or(line.to_owned(), |(matches, _)| format!("{matches}accept"))
+    });
+    lines.map(|line| line + "\n").collect()
+}
+
+/// What queues in its place: iptables' NFQUEUE in POSTROUTING, likewise behind DNAT and before SNAT. DNS, which the
+/// table judges in PREROUTING, is judged here with the rest.
+#[must_use]
+pub fn stand_in(queue: Queue, family: Family, isolations: &[Isolation]) -> Rules {
+    let name = match family {
+        Family::V4 => "podips-v4",
+        Family::V6 => "podips-v6",
+    };
+    let mut rules = Rules {
+        chains: BTreeSet::from([STAND_IN.to_owned()]),
+        ..Rules::default()
+    };
+    rules.set(name, |name| set(name, family, selected(isolations, family)));
+    rules.lines.extend([
+        format!("-A {STAND_IN} -p ipv6-icmp -j RETURN"),
+        format!("-A {STAND_IN} -m owner --uid-owner 0 -j RETURN"),
+        format!("-A {STAND_IN} -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"),
+    ]);
+    for way in ["src", "dst"] {
+        rules.lines.push(format!(
+            "-A {STAND_IN} -m set --match-set {name} {way} -j NFQUEUE --queue-num {} --queue-bypass",
+            queue.number
+        ));
+    }
+    rules
+}
+
+/// The pods that are selected at all.
+fn selected(isolations: &[Isolation], family: Family) -> BTreeSet<IpNet> {
+    isolations
+        .iter()
+        .flat_map(|isolation| isolation.addresses(family))
+        .map(IpNet::from)
+        .collect()
 }
 
 #[cfg(test)]
@@ -120,8 +137,7 @@ mod tests {
     use crate::testbed::enforce::{Selected, Side};
     use crate::testbed::plan::Addresses;
 
-    #[test]
-    fn selected_pods_are_in_the_sets_once() {
+    fn isolations() -> [Isolation; 2] {
         let pod = Selected {
             address: Addresses {
                 v4: "10.244.0.3".parse().unwrap(),
@@ -130,25 +146,37 @@ mod tests {
             veth: "veth1".to_owned(),
             namespace: "shop".to_owned(),
         };
-        let isolations = [Side::Ingress, Side::Egress].map(|side| Isolation {
+        [Side::Ingress, Side::Egress].map(|side| Isolation {
             pods: vec![pod.clone()],
             ..Isolation::new("shop", "web", side)
-        });
-        let text = render(KINDNET, &isolations);
+        })
+    }
+
+    #[test]
+    fn selected_pods_are_in_the_sets_once() {
+        let text = render(KINDNET, &isolations());
         assert!(
             text.contains("elements = { 10.244.0.3 };") && text.contains("elements = { fd00::3 };")
         );
         assert_eq!(text.matches("queue flags bypass to 102").count(), 8);
-        assert!(!text.contains("chain input") && !text.contains("ct label"));
+        assert!(!render(STANDALONE, &[]).contains("elements"));
     }
 
     #[test]
-    fn later_generation_labels_what_it_accepts_and_judges_what_goes_to_the_node() {
-        let text = render(STANDALONE, &[]);
-        assert!(text.contains("ct label 100 ct state established,related counter accept"));
-        assert!(
-            text.contains("chain input") && text.contains("ct state new queue flags bypass to 100")
-        );
-        assert!(!text.contains("elements"));
+    fn a_table_without_queue_is_otherwise_the_same() {
+        let with = render(STANDALONE, &isolations());
+        let without = without_queue(&with);
+        assert!(with.contains("queue to") || with.contains("queue flags"));
+        assert!(!without.contains("queue flags"));
+        assert_eq!(with.lines().count(), without.lines().count());
+    }
+
+    #[test]
+    fn the_stand_in_queues_new_connections_of_selected_pods() {
+        let rules = stand_in(STANDALONE, Family::V6, &isolations());
+        assert!(rules.set_text().ends_with("add podips-v6 fd00::3/128\n"));
+        let queued = rules.lines.iter().filter(|line| line.contains("NFQUEUE"));
+        assert_eq!(queued.count(), 2);
+        assert!(rules.lines[2].contains("ESTABLISHED"));
     }
 }

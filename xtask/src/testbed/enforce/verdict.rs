@@ -46,7 +46,7 @@ impl VerdictProgram {
             .name(format!("queue {}", queue.number))
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || serve(bound, queue, &shared)
+                move || serve(bound, &shared)
             })?;
         Ok(Self {
             shared,
@@ -80,27 +80,24 @@ impl VerdictProgram {
     }
 }
 
-fn serve(mut bound: Queue, queue: queue::Queue, shared: &Shared) -> Result<()> {
+fn serve(mut bound: Queue, shared: &Shared) -> Result<()> {
     while !shared.stop.load(Ordering::SeqCst) {
         for waiting in bound.receive(ROUND)? {
             // What it cannot read it lets pass, as the engine does in its default, fail-open.
             let denied = Flow::parse(&waiting.packet)
                 .map(|flow| flow.denied_by(&lock(&shared.policies)))
                 .unwrap_or_default();
-            let answer = match (denied.first(), queue.label) {
-                (Some(_), _) => Answer::Drop,
-                (None, None) => Answer::Accept,
-                (None, Some(bit)) => Answer::AcceptWithLabel(bit),
-            };
             // Counted first: whoever notices the answer finds it counted.
-            if let Some((_, side)) = denied.first() {
+            let answer = if let Some((_, side)) = denied.first() {
                 *lock(&shared.total).entry(*side).or_default() += 1;
                 for by in denied {
                     *lock(&shared.denied).entry(by).or_default() += 1;
                 }
+                Answer::Drop
             } else {
                 shared.accepted.fetch_add(1, Ordering::SeqCst);
-            }
+                Answer::Accept
+            };
             bound.answer(&waiting, answer)?;
         }
     }
