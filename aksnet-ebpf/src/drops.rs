@@ -58,13 +58,13 @@ pub struct Dropping {
 #[inline(always)]
 fn account(ctx: &BtfTracePointContext, skb: u64, location: u64, reason: u32) -> Option<()> {
     let device: u64 = kernel(skb + u64::from(config::skb_dev()))?;
-    let iif: u32 = kernel(skb + u64::from(config::skb_iif()))?;
     let Some(inum) = namespace(device, config::dev_net()) else {
-        return account_taken(ctx, skb, location, reason, iif);
+        return account_taken(ctx, skb, location, reason);
     };
     if inum != config::netns() {
         return None;
     }
+    let iif: u32 = kernel(skb + u64::from(config::skb_iif()))?;
     let ifindex: u32 = kernel(device + u64::from(config::dev_ifindex()))?;
     let (at, from) = (watched(ifindex), watched(iif));
     if at == UNWATCHED && from == UNWATCHED {
@@ -83,14 +83,12 @@ fn account(ctx: &BtfTracePointContext, skb: u64, location: u64, reason: u32) -> 
 /// in through, which means something only in one namespace: that of the socket, which the kernel tells since
 /// 6.11, or of the loopback device that its route leads to, where it still has one.
 #[inline(always)]
-fn account_taken(
-    ctx: &BtfTracePointContext,
-    skb: u64,
-    location: u64,
-    reason: u32,
-    iif: u32,
-) -> Option<()> {
-    if reason <= config::not_specified() || iif == 0 || watched(iif) == UNWATCHED {
+fn account_taken(ctx: &BtfTracePointContext, skb: u64, location: u64, reason: u32) -> Option<()> {
+    if reason <= config::not_specified() {
+        return None;
+    }
+    let iif: u32 = kernel(skb + u64::from(config::skb_iif()))?;
+    if iif == 0 || watched(iif) == UNWATCHED {
         return None;
     }
     let inum = receiver(ctx)
