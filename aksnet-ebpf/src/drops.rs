@@ -57,14 +57,44 @@ pub struct Dropping {
 
 #[inline(always)]
 fn account(ctx: &BtfTracePointContext, skb: u64, location: u64, reason: u32) -> Option<()> {
+    let at = place(ctx, skb, reason);
+    if at == NOWHERE {
+        return None;
+    }
+    if !read_headers(skb) {
+        maps::count(Event::DropUnreadable);
+        return None;
+    }
+    take_passage(reason);
+    look_up(skb);
+    settle(skb, location, reason, at as u32, (at >> 32) as u32);
+    Some(())
+}
+
+/// No packet of the node's.
+const NOWHERE: u64 = u64::MAX;
+
+/// The indices of a packet's device (low half) and of the interface it came in through, if its drop is to be
+/// counted. A subprogram that returns a number: there are several ways to one, and the verifier would follow each
+/// through all that comes after.
+#[inline(never)]
+fn place(ctx: &BtfTracePointContext, skb: u64, reason: u32) -> u64 {
+    match find(ctx, skb, reason) {
+        Some((ifindex, iif)) => u64::from(ifindex) | u64::from(iif) << 32,
+        None => NOWHERE,
+    }
+}
+
+#[inline(always)]
+fn find(ctx: &BtfTracePointContext, skb: u64, reason: u32) -> Option<(u32, u32)> {
     let device: u64 = kernel(skb + u64::from(config::skb_dev()))?;
-    let iif: u32 = kernel(skb + u64::from(config::skb_iif()))?;
     let Some(inum) = namespace(device, config::dev_net()) else {
-        return account_taken(ctx, skb, location, reason, iif);
+        return find_taken(ctx, skb, reason);
     };
     if inum != config::netns() {
         return None;
     }
+    let iif: u32 = kernel(skb + u64::from(config::skb_iif()))?;
     let ifindex: u32 = kernel(device + u64::from(config::dev_ifindex()))?;
     let (at, from) = (watched(ifindex), watched(iif));
     if at == UNWATCHED && from == UNWATCHED {
@@ -75,7 +105,7 @@ fn account(ctx: &BtfTracePointContext, skb: u64, location: u64, reason: u32) -> 
         maps::count(Event::DropCopy);
         return None;
     }
-    read_and_settle(skb, location, reason, ifindex, iif)
+    Some((ifindex, iif))
 }
 
 /// A packet that a socket has taken has no device any more: TCP forgets it (`tcp_v4_rcv`), UDP keeps other things
@@ -83,14 +113,12 @@ fn account(ctx: &BtfTracePointContext, skb: u64, location: u64, reason: u32) -> 
 /// in through, which means something only in one namespace: that of the socket, which the kernel tells since
 /// 6.11, or of the loopback device that its route leads to, where it still has one.
 #[inline(always)]
-fn account_taken(
-    ctx: &BtfTracePointContext,
-    skb: u64,
-    location: u64,
-    reason: u32,
-    iif: u32,
-) -> Option<()> {
-    if reason <= config::not_specified() || iif == 0 || watched(iif) == UNWATCHED {
+fn find_taken(ctx: &BtfTracePointContext, skb: u64, reason: u32) -> Option<(u32, u32)> {
+    if reason <= config::not_specified() {
+        return None;
+    }
+    let iif: u32 = kernel(skb + u64::from(config::skb_iif()))?;
+    if iif == 0 || watched(iif) == UNWATCHED {
         return None;
     }
     let inum = receiver(ctx)
@@ -99,20 +127,7 @@ fn account_taken(
     if inum != config::netns() {
         return None;
     }
-    read_and_settle(skb, location, reason, iif, iif)
-}
-
-/// Reads the packet and counts its drop.
-#[inline(always)]
-fn read_and_settle(skb: u64, location: u64, reason: u32, ifindex: u32, iif: u32) -> Option<()> {
-    if !read_headers(skb) {
-        maps::count(Event::DropUnreadable);
-        return None;
-    }
-    take_passage(reason);
-    look_up(skb);
-    settle(skb, location, reason, ifindex, iif);
-    Some(())
+    Some((iif, iif))
 }
 
 /// The namespace of a device or socket whose pointer to it lies at `offset`.
