@@ -4,6 +4,8 @@ pub mod run;
 
 pub mod top;
 
+pub mod explain;
+
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{Exit, Failure, OrExit};
