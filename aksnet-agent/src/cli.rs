@@ -14,8 +14,11 @@ use crate::{
         Effective, file,
         merge::{self, Given, Place},
         settings::{Arity, SETTINGS, Setting},
+        suggest::hint,
     },
     exit::{Exit, Failure, OrExit},
+    explain::question::Asked,
+    policy::engine::Engine,
 };
 
 /// Version and revision, as `--version` and `/status` show them.
@@ -31,9 +34,9 @@ pub const REVISION: &str = match option_env!("AKSNET_REVISION") {
 #[command(
     name = "aksnet-agent",
     disable_version_flag = true,
-    after_help = "Exit codes: 0 ok, 64 bad flag or variable, 66 no such file or interface, 69 no agent, \
+    after_help = "Exit codes: 0 ok, 64 bad flag or variable, 65 bad manifest, 66 no such file or interface, 69 no agent, \
                   70 programs refused, 71 system call failed, 72 no BTF, 73 address or socket taken, \
-                  77 not permitted, 78 bad config file.\n\
+                  77 not permitted, 78 bad config file; `explain`: 0 allowed, 1 denied, 2 not determined.\n\
                   Every flag of `run` is also a key of the config file (pod_cidr) and an environment \
                   variable (AKSNET_POD_CIDR); flag wins over variable over file."
 )]
@@ -55,6 +58,8 @@ pub enum Action {
     Top(Top),
     /// Follow what is dropped, and why: from the running agent, or from programs of its own when none runs
     Drops(Drops),
+    /// Say whether network policies let one pod reach another, and why: from manifests, or from the API
+    Explain(Explain),
     /// Print the effective config as a config file, each value with its origin, and exit
     Config(Settings),
 }
@@ -118,6 +123,56 @@ fn cause(text: &str) -> Result<Cause, String> {
     Cause::by_name(text).ok_or_else(|| {
         let names: Vec<&str> = Cause::ALL.into_iter().map(Cause::name).collect();
         format!("no cause; there are {}", names.join(", "))
+    })
+}
+
+/// The flags of `explain`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Exit codes: 0 allowed, 1 denied, 2 not determined (a label, a named port or an address is not \
+                  known); 64 usage, 65 bad manifest, 66 no such file or pod, 69 no API server.\n\
+                  Workloads (Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob) stand for a pod of their \
+                  name. Only networking.k8s.io/v1 policies are evaluated.\n\n\
+                  Example: aksnet-agent explain shop/frontend shop/web 8080 -f manifests/"
+)]
+pub struct Explain {
+    /// The client: a pod or workload as NAMESPACE/NAME, or an address
+    #[arg(value_name = "FROM")]
+    pub from: String,
+    /// The server: a pod, workload or service as NAMESPACE/NAME, or an address
+    #[arg(value_name = "TO")]
+    pub to: String,
+    /// The server's port, by number or name, TCP unless said: 8080, 53/udp; or icmp
+    #[arg(value_name = "PORT[/PROTO]")]
+    pub port: Asked,
+    /// A file or directory with manifests, YAML or JSON; - for standard input; repeatable [default: ask the API]
+    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR")]
+    pub files: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Who enforces the policies, where that makes a difference
+    #[arg(long, value_name = "NAME", default_value = "kubernetes", value_parser = engine)]
+    pub engine: Engine,
+    /// The namespace of what names none
+    #[arg(short = 'n', long, value_name = "NAME", default_value = "default")]
+    pub namespace: String,
+    /// It comes by a node port or load balancer with externalTrafficPolicy Cluster
+    #[arg(long)]
+    pub by_node_port: bool,
+    /// Kubeconfig to ask the API with [default: this pod's service account]
+    #[arg(long, value_name = "FILE", env = "AKSNET_KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Which context of the kubeconfig [default: its current one]
+    #[arg(long, value_name = "NAME", env = "AKSNET_KUBE_CONTEXT")]
+    pub kube_context: Option<String>,
+}
+
+fn engine(text: &str) -> Result<Engine, String> {
+    let names = || Engine::ALL.into_iter().map(Engine::name);
+    Engine::from_name(text).ok_or_else(|| {
+        let all: Vec<&str> = names().collect();
+        format!("it is one of {}{}", all.join(", "), hint(text, names()))
     })
 }
 

@@ -9,6 +9,8 @@ use std::fmt::Display;
 pub enum Exit {
     /// A flag or an environment variable is unknown or has a bad value.
     Usage = 64,
+    /// A manifest cannot be read.
+    Data = 65,
     /// A file or an interface that was named does not exist.
     NoInput = 66,
     /// No agent is running, or it went away.
@@ -27,10 +29,16 @@ pub enum Exit {
     Config = 78,
 }
 
+/// The policies deny what `explain` was asked about.
+pub const DENIED: u8 = 1;
+/// Whether they do depends on what is not known.
+pub const UNDETERMINED: u8 = 2;
+
 impl Exit {
     /// All, for the documentation's test.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Usage,
+        Self::Data,
         Self::NoInput,
         Self::Unavailable,
         Self::Software,
@@ -104,10 +112,11 @@ mod tests {
     #[test]
     fn every_code_is_documented() {
         let page = include_str!("../../docs/exit-codes.md");
-        for exit in Exit::ALL {
+        let failures = Exit::ALL.map(Exit::code);
+        for code in failures.into_iter().chain([DENIED, UNDETERMINED]) {
             assert!(
-                page.contains(&format!("| {} |", exit.code())),
-                "{exit:?} has no row in docs/exit-codes.md"
+                page.contains(&format!("| {code} |")),
+                "{code} has no row in docs/exit-codes.md"
             );
         }
     }

@@ -36,6 +36,8 @@ pub mod classify;
 // Which policies deny a flow, and why.
 pub mod policy;
 
+pub mod explain;
+
 // 6. Deltas and classes to Prometheus.
 pub mod metrics;
 

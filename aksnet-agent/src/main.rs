@@ -6,8 +6,10 @@ use aksnet_agent::{
     cli::{self, Action, Cli, REVISION, VERSION},
     commands,
     config::{Config, Effective, Origin, merge},
-    exit::{Exit, Failure},
-    logging, preflight, wiring,
+    exit::{self, Exit, Failure},
+    logging,
+    policy::evaluate::Outcome,
+    preflight, wiring,
 };
 use clap::{CommandFactory, Parser};
 
@@ -25,7 +27,7 @@ fn main() -> ExitCode {
         }
     };
     match act(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             eprintln!("aksnet-agent: {failure}");
             failure.exit.code().into()
@@ -33,10 +35,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn act(cli: Cli) -> Result<(), Failure> {
+fn act(cli: Cli) -> Result<ExitCode, Failure> {
     if cli.version {
         println!("aksnet-agent {VERSION} ({REVISION})");
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     match cli.command {
         None => {
@@ -48,25 +50,33 @@ fn act(cli: Cli) -> Result<(), Failure> {
         }
         Some(Action::Config(settings)) => {
             print!("{}", settings.effective()?.to_toml());
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
         Some(Action::Run(settings)) => {
             let effective = settings.effective()?;
             logging::init(&effective.config);
             warn_of_unknown_variables();
             preflight::check()?;
-            commands::runtime()?.block_on(commands::run::run(&effective, wiring::load))
+            commands::runtime()?.block_on(commands::run::run(&effective, wiring::load))?;
+            Ok(ExitCode::SUCCESS)
         }
         Some(Action::Top(args)) => {
             let effective = args.effective()?;
             log_errors(&effective);
-            commands::top::top(&args, &effective, wiring::rows_text, wiring::load)
+            commands::top::top(&args, &effective, wiring::rows_text, wiring::load)?;
+            Ok(ExitCode::SUCCESS)
         }
         Some(Action::Drops(args)) => {
             let effective = args.effective()?;
             log_errors(&effective);
-            commands::drops::drops(&args, &effective, wiring::load)
+            commands::drops::drops(&args, &effective, wiring::load)?;
+            Ok(ExitCode::SUCCESS)
         }
+        Some(Action::Explain(args)) => Ok(match commands::explain::explain(&args)? {
+            Outcome::Allowed => ExitCode::SUCCESS,
+            Outcome::Denied => exit::DENIED.into(),
+            Outcome::Undetermined => exit::UNDETERMINED.into(),
+        }),
     }
 }
 

@@ -6,6 +6,8 @@ pub mod top;
 
 pub mod drops;
 
+pub mod explain;
+
 mod alone;
 
 use tokio::signal::unix::{SignalKind, signal};

@@ -90,6 +90,8 @@ pub enum Unknown {
     Pod,
     /// Which pod it is at the other end.
     Peer,
+    /// The address of the other end.
+    Address,
     /// The labels of the other end's namespace.
     NamespaceLabels,
     /// The named ports of the server's pod.
@@ -264,11 +266,15 @@ impl<'f, 'a> Seen<'f, 'a> {
             Peers::Block { cidr, except } => {
                 let peer = self.peer();
                 let is_cluster = !matches!(peer.who, Who::External | Who::Service);
+                if is_cluster && !self.traits.block_matches_cluster {
+                    return Match::No;
+                }
+                if peer.address.is_unspecified() {
+                    return Match::Maybe(Unknown::Address);
+                }
                 let address = plain(peer.address);
                 Match::sure(
-                    (self.traits.block_matches_cluster || !is_cluster)
-                        && cidr.contains(&address)
-                        && !except.iter().any(|net| net.contains(&address)),
+                    cidr.contains(&address) && !except.iter().any(|net| net.contains(&address)),
                 )
             }
             Peers::Pods { namespaces, pods } => match &self.peer().who {

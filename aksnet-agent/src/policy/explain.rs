@@ -296,6 +296,9 @@ fn peer_failure<'r>(
             {
                 return Some(Failure::Outside { wanted, is: end });
             }
+            if is.is_unspecified() {
+                return None;
+            }
             if !wanted.contains(&is) {
                 return Some(Failure::Cidr { wanted, is });
             }

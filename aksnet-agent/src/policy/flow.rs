@@ -25,7 +25,7 @@ pub struct Flow<'a> {
 /// One end of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End<'a> {
-    /// Its address.
+    /// Its address. The unspecified one (`0.0.0.0`, `::`): not known.
     pub address: IpAddr,
     /// Whose that is.
     pub who: Who<'a>,

@@ -111,6 +111,9 @@ fn peer_matches(
             if engine == Engine::Cilium && of_cluster {
                 return false;
             }
+            if bits(end.address).1 == 0 {
+                return hope;
+            }
             within(cidr, end.address) && except.iter().all(|net| !within(net, end.address))
         }
         Peers::Pods { namespaces, pods } => match &end.who {

@@ -304,6 +304,7 @@ impl Display for Unknown {
         f.write_str(match self {
             Self::Pod => "which pod this is is not known",
             Self::Peer => "which pod the other end is is not known",
+            Self::Address => "the address of the other end is not known",
             Self::NamespaceLabels => "the labels of the other end's namespace are not known",
             Self::NamedPorts => "the named ports of the server's pod are not known",
         })

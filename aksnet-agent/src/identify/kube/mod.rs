@@ -21,6 +21,9 @@ mod timing;
 
 mod watch;
 
+// The list without the watch.
+pub mod once;
+
 pub mod status;
 
 use std::sync::Arc;

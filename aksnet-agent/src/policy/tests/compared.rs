@@ -53,6 +53,9 @@ impl Dice {
     }
 
     fn address(&mut self) -> IpAddr {
+        if self.in_one_of(20) {
+            return IpAddr::from([0; 4]);
+        }
         let low = u8::try_from(self.below(32)).unwrap();
         if self.in_one_of(4) {
             IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(low)])
@@ -62,7 +65,10 @@ impl Dice {
     }
 
     fn net(&mut self) -> ipnet::IpNet {
-        let address = self.address();
+        let address = match self.address() {
+            none if none.is_unspecified() => IpAddr::from([10, 0, 0, 7]),
+            address => address,
+        };
         let size = if address.is_ipv4() { 32 } else { 128 };
         let host = self.one(&[0, 1, 2, 3, 4, 5, 8, size]);
         ipnet::IpNet::new(address, size - host).unwrap().trunc()

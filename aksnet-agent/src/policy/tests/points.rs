@@ -434,3 +434,17 @@ fn named_ports_that_are_not_known_are_undetermined() {
     assert_eq!(of(TCP, 80), Outcome::Allowed);
     assert_eq!(of(UDP, 5432), Outcome::Denied);
 }
+
+#[test]
+fn a_block_is_undetermined_where_the_address_is_not_known() {
+    let [mut web, db, _] = pods();
+    web.address = IpAddr::from([0; 4]);
+    let to_db = flow(web.end(), db.end(), TCP, 5432);
+    let block = json!({"from": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]});
+    let of = |rules: &Value| outcome(&ingress_of_db(rules), &to_db);
+    assert_eq!(of(&json!([block])), Outcome::Undetermined);
+    assert_eq!(
+        of(&json!([block, {"from": [{"podSelector": {}}]}])),
+        Outcome::Allowed
+    );
+}
