@@ -27,15 +27,12 @@ enum Task {
         /// Run on this machine's own interfaces, with no emulation
         #[arg(long, conflicts_with = "keep")]
         live: bool,
-        /// What the emulated node is like
-        #[arg(
-            long,
-            value_enum,
-            default_value_t,
-            value_name = "KIND",
-            conflicts_with = "live"
-        )]
-        node: demo::NodeKind,
+        /// What the emulated node is like [default: kubenet; overlay for a scenario]
+        #[arg(long, value_enum, value_name = "KIND", conflicts_with = "live")]
+        node: Option<demo::NodeKind>,
+        /// Show one thing in place of everything: network policies that are enforced, or that are not
+        #[arg(long, value_enum, value_name = "NAME", conflicts_with = "live")]
+        scenario: Option<demo::Scenario>,
         /// An agent that is built already
         #[arg(long, value_name = "PATH")]
         agent: Option<PathBuf>,
@@ -72,12 +69,14 @@ fn run(task: Task) -> Result<()> {
             keep,
             live,
             node,
+            scenario,
             agent,
         } => demo::run(demo::Options {
             agent,
             keep,
             live,
             node,
+            scenario,
         }),
         Task::Test => suite::run(),
         Task::Bench { quick, agent } => bench::run(&bench::Options { quick, agent }),

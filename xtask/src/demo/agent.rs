@@ -112,24 +112,45 @@ impl<'a> Agent<'a> {
 
     /// Its live rows over the next second: every flow that it has.
     pub(super) fn rows(&self) -> Result<Vec<Row>> {
+        let args = [
+            "top",
+            "--raw",
+            "--json",
+            "--interval",
+            "1",
+            "--count",
+            "1",
+            "--limit",
+            ALL_FLOWS,
+        ];
+        rows::parse(&self.output(&args, &[0])?)
+    }
+
+    /// What another command of the agent prints, which ends with one of these exit codes. Commands that ask the running
+    /// agent are told where.
+    pub(super) fn output(&self, args: &[&str], codes: &[i32]) -> Result<String> {
         let mut command = self.netns.map_or_else(
             || Command::new(&self.binary),
             |netns| netns.command_with_sysfs(&self.binary),
         );
+        command.args(args);
+        if args.first() != Some(&"explain") {
+            command.arg("--socket").arg(&self.socket);
+        }
         let output = command
-            .args(["top", "--raw", "--json", "--interval", "1", "--count", "1"])
-            .args(["--limit", ALL_FLOWS, "--socket"])
-            .arg(&self.socket)
             .output()
-            .context("cannot start `aksnet-agent top`")?;
+            .with_context(|| format!("cannot start `{}`", say::line(&command)))?;
         say::check()?;
         ensure!(
-            output.status.success(),
+            output
+                .status
+                .code()
+                .is_some_and(|code| codes.contains(&code)),
             "`{}` failed: {}",
             say::line(&command),
             String::from_utf8_lossy(&output.stderr).trim()
         );
-        rows::parse(&String::from_utf8(output.stdout)?)
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// What it says in `/metrics`.

@@ -6,6 +6,7 @@ mod classes;
 mod cluster;
 mod draw;
 mod rows;
+mod scenario;
 pub(crate) mod scrape;
 mod screen;
 mod shop;
@@ -21,6 +22,7 @@ use crate::testbed::{Flavour, Hairpin, PolicyRule, Stage, Testbed};
 use crate::{say, setup};
 use agent::Agent;
 use cluster::Cluster;
+pub use scenario::Scenario;
 use scrape::Scrape;
 use screen::Screen;
 use shop::Shop;
@@ -71,8 +73,10 @@ pub struct Options {
     pub keep: bool,
     /// This machine's own interfaces in place of an emulated node.
     pub live: bool,
-    /// What the emulated node is like.
-    pub node: NodeKind,
+    /// What the emulated node is like, if it matters.
+    pub node: Option<NodeKind>,
+    /// What is shown, if not everything.
+    pub scenario: Option<Scenario>,
 }
 
 /// What the emulated node is like.
@@ -126,10 +130,13 @@ pub fn run(options: Options) -> Result<()> {
         None => build()?,
     };
     say::catch_interrupts()?;
-    let result = if options.live {
-        live(&binary)
-    } else {
-        emulated(&binary, options.node, options.keep)
+    let (node, keep) = (options.node, options.keep);
+    let result = match options.scenario {
+        _ if options.live => live(&binary),
+        Some(scenario) => {
+            scenario::show(&binary, node.unwrap_or(NodeKind::Overlay), scenario, keep)
+        }
+        None => emulated(&binary, node.unwrap_or_default(), keep),
     };
     match result {
         // Ctrl-C is how a person ends it.
