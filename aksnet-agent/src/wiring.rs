@@ -40,6 +40,9 @@ use crate::{
 pub fn load(config: &Config, node: &Node, sources: &Arc<Sources>) -> Result<Parts, Failure> {
     let mut loaded = bpf::load(&options(config)).or_exit(Exit::Software)?;
     loaded.attacher.attach_drops();
+    if let Some(why) = &loaded.kernel.conntrack_unreadable {
+        tracing::warn!("drops come without the address that was dialled: {why}");
+    }
     if config.bpf_log != BpfLog::Off {
         bpf::log::follow(&mut loaded.attacher);
     }
@@ -53,6 +56,7 @@ pub fn load(config: &Config, node: &Node, sources: &Arc<Sources>) -> Result<Part
         collector: Collector::new(collect, metrics.clone(), bpf::loader::random_seed()),
         names: drop_names(&loaded.kernel),
         source: loaded.source,
+        conntrack_unreadable: loaded.kernel.conntrack_unreadable,
         plan: node.plan.clone(),
         sources: sources.clone(),
         slow: None,
@@ -128,6 +132,8 @@ struct Inner {
     collector: Collector,
     source: MapSource,
     names: DropNames,
+    /// Why drops come without the tuple that was dialled.
+    conntrack_unreadable: Option<String>,
     plan: Arc<Plan>,
     sources: Arc<Sources>,
     /// When what changes slowly was last looked at.
@@ -250,6 +256,10 @@ impl Sweeper for Accounts {
                 "freed": inner.report.freed,
                 "spilled": inner.report.spilled,
                 "drops": inner.report.drops,
+            },
+            "drops": {
+                "dialled_known": inner.conntrack_unreadable.is_none(),
+                "why_not": inner.conntrack_unreadable,
             },
         })
     }

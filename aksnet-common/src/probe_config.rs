@@ -25,8 +25,10 @@ pub struct Settings {
     pub netns: u32,
     /// The kernel's number for a netfilter verdict (`SKB_DROP_REASON_NETFILTER_DROP`); 0 where it has none.
     pub netfilter_drop: u32,
-    #[doc(hidden)]
-    pub padding: u32,
+    /// The kernel's number for drops without a reason (`SKB_DROP_REASON_NOT_SPECIFIED`). A drop by a socket counts
+    /// for a reason above it only; `u32::MAX` where the kernel does not tell TCP's reasons apart, so that data
+    /// that came twice would look like a loss.
+    pub not_specified: u32,
     /// Bit `r` set: drops for reason `r` are noise. Reasons from 256 on (subsystems') never are.
     pub noise: [u64; 4],
 }
@@ -40,7 +42,7 @@ impl Default for Settings {
             first_packets: 2,
             netns: 0,
             netfilter_drop: 0,
-            padding: 0,
+            not_specified: u32::MAX,
             noise: [0; 4],
         }
     }
@@ -84,6 +86,22 @@ pub struct Offsets {
     pub net_inum: u32,
     /// Number of the tracepoint's argument that holds the reason; 0 where the kernel has none.
     pub kfree_skb_reason_arg: u32,
+    /// Number of the tracepoint's argument that holds the receiving socket; 0 where the kernel has none.
+    pub kfree_skb_sock_arg: u32,
+    /// `sock_common.skc_net` (pointer to `struct net`), from the start of a `struct sock`; 0 where not known.
+    pub sock_net: u32,
+    /// `sk_buff._skb_refdst` (unsigned long: pointer to `dst_entry`, lowest bit a flag); 0 where not known.
+    pub skb_refdst: u32,
+    /// `dst_entry.dev` (pointer); of use only with `skb_refdst`, and may itself be 0.
+    pub dst_dev: u32,
+    /// `sk_buff._nfct` (unsigned long: pointer to `nf_conn`, lowest three bits `enum ip_conntrack_info`); 0 where
+    /// the kernel has no conntrack.
+    pub skb_nfct: u32,
+    /// `nf_conn.status` (unsigned long); 0 where not known.
+    pub ct_status: u32,
+    /// `nf_conn.tuplehash[0].tuple` (`nf_conntrack_tuple`, laid out as [`crate::tracked::CT_TUPLE_LAYOUT`]); 0
+    /// where not known.
+    pub ct_original: u32,
 }
 
 #[cfg(feature = "user")]

@@ -13,7 +13,7 @@ use crate::{
 
 /// What the kernel knew of a dropped packet, as a word of bits; 0: nothing could be found out.
 ///
-/// Bits 0 to 15 are `nf_conn.status` (`IPS_*` in include/uapi/linux/netfilter/nf_conntrack_common.h), bits 16 to
+/// Bits 0 to 15 are `nf_conn.status` (`IPS_*` in `include/uapi/linux/netfilter/nf_conntrack_common.h`), bits 16 to
 /// 18 `enum ip_conntrack_info`, the bits above are this type's own.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -147,62 +147,61 @@ impl DropState {
     }
 }
 
-/// Bytes of `struct nf_conntrack_tuple`.
-pub const CT_TUPLE_LEN: usize = 40;
-
-/// Where its members lie: `src.u3`, `src.u`, `src.l3num`, `dst.u3`, `dst.u`, `dst.protonum`. The agent compares
-/// this with the running kernel's BTF and leaves entries alone where it differs.
+/// Where the members of `struct nf_conntrack_tuple` lie: `src.u3`, `src.u`, `src.l3num`, `dst.u3`, `dst.u`,
+/// `dst.protonum`. The agent compares this with the running kernel's BTF and leaves entries alone where it differs.
 pub const CT_TUPLE_LAYOUT: [u32; 6] = [0, 16, 18, 20, 36, 38];
+
+/// A `struct nf_conntrack_tuple` as it lies in memory.
+pub type CtTuple = [u64; 5];
 
 const AF_INET: u16 = 2;
 
-/// A `struct nf_conntrack_tuple` as it lies in memory, in the terms of a [`Tuple`], with its protocol.
+/// A conntrack tuple in the terms of a [`Tuple`], with its protocol.
 ///
 /// Ports follow the convention of [`crate::flow::FlowKey`]: for ICMP echo the source's is the identifier, for
 /// every ICMP the destination's is type and code (which lie in the place of the port), and protocols without
 /// ports have none, whatever conntrack keeps there (a GRE call's key).
 #[inline(always)]
 #[must_use]
-pub fn dialled(raw: &[u8; CT_TUPLE_LEN]) -> (Tuple, u8) {
-    let protocol = raw[38];
-    let family = u16::from_ne_bytes([raw[18], raw[19]]);
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "each cast takes the part of a word that it names"
+)]
+pub const fn dialled(raw: &CtTuple) -> (Tuple, u8) {
+    // Little-endian, as asserted at the crate's root.
+    let [src_0, src_1, mixed, dst_mid, tail] = *raw;
+    let family = (mixed >> 16) as u16;
+    let protocol = (tail >> 48) as u8;
+    let dst_0 = mixed >> 32 | dst_mid << 32;
+    let dst_1 = dst_mid >> 32 | tail << 32;
     let mut tuple = Tuple {
-        src: address(family, half(raw, 0)),
-        dst: address(family, half(raw, 20)),
-        src_port: u16::from_be_bytes([raw[16], raw[17]]),
-        dst_port: u16::from_be_bytes([raw[36], raw[37]]),
+        src: address(family, src_0, src_1),
+        dst: address(family, dst_0, dst_1),
+        src_port: (mixed as u16).swap_bytes(),
+        dst_port: ((tail >> 32) as u16).swap_bytes(),
     };
-    match protocol {
-        TCP | UDP | SCTP | DCCP | UDPLITE => {}
-        // Echo request and reply.
-        ICMP if matches!(raw[36], 0 | 8) => {}
-        ICMPV6 if matches!(raw[36], 128 | 129) => {}
-        ICMP | ICMPV6 => tuple.src_port = 0,
-        _ => (tuple.src_port, tuple.dst_port) = (0, 0),
+    match (protocol, tuple.dst_port >> 8) {
+        // With ports, or with an identifier: echo request and reply.
+        (TCP | UDP | SCTP | DCCP | UDPLITE, _) | (ICMP, 0 | 8) | (ICMPV6, 128 | 129) => {}
+        (ICMP | ICMPV6, _) => tuple.src_port = 0,
+        _ => {
+            tuple.src_port = 0;
+            tuple.dst_port = 0;
+        }
     }
     (tuple, protocol)
 }
 
 #[inline(always)]
-fn half(raw: &[u8; CT_TUPLE_LEN], at: usize) -> [u32; 4] {
-    let word = |i: usize| {
-        u32::from_ne_bytes([
-            raw[at + i],
-            raw[at + i + 1],
-            raw[at + i + 2],
-            raw[at + i + 3],
-        ])
-    };
-    [word(0), word(4), word(8), word(12)]
-}
-
-#[inline(always)]
-fn address(family: u16, words: [u32; 4]) -> Addr {
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "an IPv4 address is the first four bytes"
+)]
+const fn address(family: u16, first: u64, second: u64) -> Addr {
     if family == AF_INET {
-        return Addr::mapped(words[0]);
+        return Addr::mapped(first as u32);
     }
-    let join = |low: u32, high: u32| (low as u64) | (high as u64) << 32;
-    Addr::of_words(join(words[0], words[1]), join(words[2], words[3]))
+    Addr::of_words(first, second)
 }
 
 #[cfg(test)]
@@ -260,7 +259,7 @@ mod tests {
         assert_eq!(state(routed, 0).routed(), Some(true));
     }
 
-    fn raw(family: u8, protocol: u8, src: &[u8], dst: &[u8], ports: [[u8; 2]; 2]) -> [u8; 40] {
+    fn raw(family: u8, protocol: u8, src: &[u8], dst: &[u8], ports: [[u8; 2]; 2]) -> CtTuple {
         let mut raw = [0; 40];
         raw[..src.len()].copy_from_slice(src);
         raw[16..18].copy_from_slice(&ports[0]);
@@ -268,7 +267,9 @@ mod tests {
         raw[20..20 + dst.len()].copy_from_slice(dst);
         raw[36..38].copy_from_slice(&ports[1]);
         raw[38] = protocol;
-        raw
+        core::array::from_fn(|i| {
+            u64::from_ne_bytes(raw[8 * i..8 * i + 8].try_into().expect("eight bytes"))
+        })
     }
 
     #[test]

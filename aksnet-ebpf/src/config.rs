@@ -11,7 +11,7 @@ static SETTINGS: Settings = Settings {
     first_packets: 0,
     netns: 0,
     netfilter_drop: 0,
-    padding: 0,
+    not_specified: 0,
     noise: [0; 4],
 };
 
@@ -34,6 +34,13 @@ static OFFSETS: Offsets = Offsets {
     dev_addr: 0,
     net_inum: 0,
     kfree_skb_reason_arg: 0,
+    kfree_skb_sock_arg: 0,
+    sock_net: 0,
+    skb_refdst: 0,
+    dst_dev: 0,
+    skb_nfct: 0,
+    ct_status: 0,
+    ct_original: 0,
 };
 
 macro_rules! getters {
@@ -46,12 +53,13 @@ macro_rules! getters {
     )+};
 }
 
-getters!(SETTINGS: hash_seed: u64, bucket_mask: u32, sample_mask: u32, first_packets: u32, netns: u32, netfilter_drop: u32);
+getters!(SETTINGS: hash_seed: u64, bucket_mask: u32, sample_mask: u32, first_packets: u32, netns: u32, netfilter_drop: u32, not_specified: u32);
 getters!(OFFSETS:
     skb_len: u32, skb_head: u32, skb_data: u32, skb_tail: u32, skb_end: u32, skb_network_header: u32,
     skb_dev: u32, skb_iif: u32, skb_mark: u32,
     shinfo_gso_size: u32, shinfo_gso_segs: u32, dev_ifindex: u32, dev_net: u32, dev_addr: u32, skb_mac_header: u32, net_inum: u32,
-    kfree_skb_reason_arg: u32,
+    kfree_skb_reason_arg: u32, kfree_skb_sock_arg: u32, sock_net: u32,
+    skb_refdst: u32, dst_dev: u32, skb_nfct: u32, ct_status: u32, ct_original: u32,
 );
 
 /// Whether drops for this reason are noise.

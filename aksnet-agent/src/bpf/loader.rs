@@ -111,7 +111,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
             None => kernel::own_netns()?,
         },
         netfilter_drop: kernel.reason_number("netfilter_drop").unwrap_or(0),
-        padding: 0,
+        not_specified: kernel.not_specified(),
         noise: kernel.noise,
     };
     let btf = Btf::from_sys_fs().context("cannot read the kernel's BTF")?;

@@ -26,5 +26,5 @@ pub mod mapped;
 pub mod maps;
 
 pub use attach::Attacher;
-pub use loader::{LoadOptions, Loaded, load};
+pub use loader::{DROP, LoadOptions, Loaded, load};
 pub use maps::MapSource;

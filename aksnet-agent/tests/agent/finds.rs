@@ -62,6 +62,12 @@ fn found_on(builder: Builder, because: &str) -> Result<()> {
     }
     assert_eq!(status["tables"]["flow_cells"]["of"], 65_536);
     assert!(status["tables"]["flow_cells"]["used"].is_u64());
+    let drops = &status["tables"]["drops"];
+    assert_eq!(
+        drops["dialled_known"],
+        drops["why_not"].is_null(),
+        "{drops}"
+    );
     knows_addresses(&bed, &status)?;
 
     // Exactly one program at each hook, and it goes when the agent goes.

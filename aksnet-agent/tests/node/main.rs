@@ -13,4 +13,8 @@ mod conservation;
 
 mod drops;
 
+mod evidence;
+
+mod sockets;
+
 mod churn;

@@ -20,7 +20,7 @@ use aksnet_common::{
 };
 use anyhow::{Context as _, Result};
 use xtask::testbed::{
-    Pod, Testbed,
+    Family, Pod, Testbed,
     counters::{ConntrackEntry, Direction, LinkCounters},
 };
 
@@ -42,6 +42,12 @@ pub fn every_packet() -> LoadOptions {
         sample: 1,
         ..LoadOptions::default()
     }
+}
+
+/// The node's own address.
+pub fn node_ip(bed: &Testbed, family: Family) -> Result<IpAddr> {
+    let address = bed.node().address().of(family);
+    address.context("the node has no address of this family")
 }
 
 /// The programs, watching an emulated node.

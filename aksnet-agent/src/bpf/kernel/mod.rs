@@ -8,22 +8,36 @@ use std::{
     path::Path,
 };
 
-use aksnet_common::probe_config::Offsets;
+use aksnet_common::{probe_config::Offsets, tracked::CT_TUPLE_LAYOUT};
 use anyhow::{Context as _, Result, bail};
-use btf_rs::{Btf, Type};
+use btf_rs::Btf;
+
+use types::{drop_reasons, has_struct, member, nested, tracepoint_arguments};
+
+// Questions to BTF.
+mod types;
 
 /// Where the kernel shows its types.
 pub const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
+/// What the kernel calls the types of its module for connection tracking, beside [`VMLINUX_BTF`].
+const CONNTRACK_MODULE: &str = "nf_conntrack";
+
 /// Reasons that stand for no loss: the packet was consumed, was a copy for another host that a promiscuous
-/// bridge port took in, or was queued on a socket that is being closed. Without the `SKB_` and
+/// bridge port took in, or was queued on a socket that is being closed; and what a TCP socket of the node does
+/// with a segment whose data it has already, or with a reset that it heeds. Without the `SKB_` and
 /// `SKB_DROP_REASON_` prefixes of include/net/dropreason-core.h.
-pub const NOISE: [&str; 5] = [
+pub const NOISE: [&str; 10] = [
     "NOT_DROPPED_YET",
     "CONSUMED",
     "OTHERHOST",
     "QUEUE_PURGE",
     "SOCKET_CLOSE",
+    "TCP_OLD_DATA",
+    "TCP_OLD_SEQUENCE",
+    "TCP_OLD_ACK",
+    "TCP_OFOMERGE",
+    "TCP_RESET",
 ];
 
 /// What the programs and the metrics need to know of the running kernel.
@@ -37,6 +51,9 @@ pub struct Kernel {
     pub noise: [u64; 4],
     /// Whether the kernel has types for the drop tracepoint at all.
     pub has_drop_tracepoint: bool,
+    /// Why the programs cannot read conntrack's entries, so that drops come without the tuple that was dialled;
+    /// `None` where they can.
+    pub conntrack_unreadable: Option<String>,
 }
 
 impl Kernel {
@@ -60,10 +77,11 @@ impl Kernel {
                 path.display()
             )
         })?;
-        Self::from_btf(&btf)
+        Self::from_btf(&btf, &path.with_file_name(CONNTRACK_MODULE))
     }
 
-    fn from_btf(btf: &Btf) -> Result<Self> {
+    /// `module`: where conntrack's types are, should it be a module.
+    fn from_btf(btf: &Btf, module: &Path) -> Result<Self> {
         let mut offsets = Offsets {
             skb_len: member(btf, "sk_buff", "len")?,
             skb_head: member(btf, "sk_buff", "head")?,
@@ -81,23 +99,42 @@ impl Kernel {
             dev_net: member(btf, "net_device", "nd_net")?,
             dev_addr: member(btf, "net_device", "dev_addr")?,
             net_inum: member(btf, "net", "ns")? + member(btf, "ns_common", "inum")?,
-            kfree_skb_reason_arg: 0,
+            ..Offsets::default()
         };
         let arguments = tracepoint_arguments(btf, "kfree_skb");
-        // skb, location, and the reason since 5.17 (and in backports).
-        if arguments
-            .as_deref()
-            .and_then(|a| a.get(2))
-            .is_some_and(|kind| kind == "skb_drop_reason")
-        {
+        let is_argument = |number: usize, kind: &str| {
+            arguments
+                .as_deref()
+                .and_then(|a| a.get(number))
+                .is_some_and(|k| k == kind)
+        };
+        // skb, location, the reason since 5.17 (and in backports), and the socket since 6.11.
+        if is_argument(2, "skb_drop_reason") {
             offsets.kfree_skb_reason_arg = 2;
+            // A pointer has no name of its own.
+            if arguments.as_deref().is_some_and(|a| a.len() == 4)
+                && let Ok(offset) = member(btf, "sock_common", "skc_net")
+            {
+                offsets.kfree_skb_sock_arg = 3;
+                offsets.sock_net = offset;
+            }
         }
+        if let (Ok(route), Ok(device)) = (
+            member(btf, "sk_buff", "_skb_refdst"),
+            member(btf, "dst_entry", "dev"),
+        ) {
+            (offsets.skb_refdst, offsets.dst_dev) = (route, device);
+        }
+        let conntrack_unreadable = conntrack(btf, module, &mut offsets)
+            .err()
+            .map(|error| format!("{error:#}"));
         let reasons = drop_reasons(btf);
         Ok(Self {
             offsets,
             noise: noise(&reasons),
             reasons,
             has_drop_tracepoint: arguments.is_some(),
+            conntrack_unreadable,
         })
     }
 
@@ -108,6 +145,15 @@ impl Kernel {
             .iter()
             .find(|(_, n)| *n == name)
             .map(|(&number, _)| number)
+    }
+
+    /// For the programs: the number of 'no reason given', and [`u32::MAX`] where TCP's reasons are not told apart.
+    #[must_use]
+    pub fn not_specified(&self) -> u32 {
+        match self.reason_number("tcp_old_data") {
+            Some(_) => self.reason_number("not_specified").unwrap_or(0),
+            None => u32::MAX,
+        }
     }
 
     /// The name of a drop reason. Numbers from 2^16 on belong to a subsystem (mac80211, Open vSwitch), and
@@ -122,92 +168,73 @@ impl Kernel {
     }
 }
 
+/// Where conntrack's entry is on a packet, and what the programs read of it. What is not found stays 0, and the
+/// programs leave it alone.
+///
+/// # Errors
+/// When the kernel has no conntrack, or its types cannot be read, or are not laid out as the programs take them.
+fn conntrack(btf: &Btf, module: &Path, offsets: &mut Offsets) -> Result<()> {
+    offsets.skb_nfct = member(btf, "sk_buff", "_nfct")
+        .context("this kernel has no connection tracking (CONFIG_NF_CONNTRACK)")?;
+    let split;
+    let btf = if has_struct(btf, "nf_conn") {
+        btf
+    } else {
+        split = Btf::from_split_file(module, btf).with_context(|| {
+            format!(
+                "nf_conntrack is a module whose types cannot be read at {}: load it before aksnet starts \
+                 (modprobe nf_conntrack), and build it with CONFIG_DEBUG_INFO_BTF_MODULES",
+                module.display()
+            )
+        })?;
+        &split
+    };
+    let tuple =
+        member(btf, "nf_conn", "tuplehash")? + member(btf, "nf_conntrack_tuple_hash", "tuple")?;
+    let status = member(btf, "nf_conn", "status")?;
+    let layout = tuple_layout(btf)?;
+    if layout != CT_TUPLE_LAYOUT {
+        bail!(
+            "struct nf_conntrack_tuple of this kernel is laid out as {layout:?}, and aksnet knows {CT_TUPLE_LAYOUT:?}"
+        );
+    }
+    (offsets.ct_status, offsets.ct_original) = (status, tuple);
+    Ok(())
+}
+
+/// As [`CT_TUPLE_LAYOUT`], from the running kernel.
+fn tuple_layout(btf: &Btf) -> Result<[u32; 6]> {
+    let own = |name| member(btf, "nf_conntrack_tuple", name);
+    let (src, dst) = (own("src")?, own("dst")?);
+    let of_src = |name| Ok::<_, anyhow::Error>(src + member(btf, "nf_conntrack_man", name)?);
+    let of_dst =
+        |name| Ok::<_, anyhow::Error>(dst + nested(btf, "nf_conntrack_tuple", "dst", name)?);
+    Ok([
+        of_src("u3")?,
+        of_src("u")?,
+        of_src("l3num")?,
+        of_dst("u3")?,
+        of_dst("u")?,
+        of_dst("protonum")?,
+    ])
+}
+
+/// Before a kernel has this reason, a keep-alive probe and a segment from nowhere have the same:
+/// [`INVALID_SEQUENCE`], which then is noise.
+const OLD_SEQUENCE: &str = "tcp_old_sequence";
+const INVALID_SEQUENCE: &str = "tcp_invalid_sequence";
+
 fn noise(reasons: &BTreeMap<u32, String>) -> [u64; 4] {
+    let told_apart = reasons.values().any(|name| name == OLD_SEQUENCE);
     let mut bits = [0; 4];
     for (&reason, name) in reasons.range(..256) {
-        if NOISE.iter().any(|n| n.eq_ignore_ascii_case(name)) {
+        if NOISE.iter().any(|n| n.eq_ignore_ascii_case(name))
+            || (!told_apart && name == INVALID_SEQUENCE)
+        {
             bits[reason as usize / 64] |= 1 << (reason % 64);
         }
     }
     bits
-}
-
-/// Byte offset of a member, looked for in anonymous structs and unions as well.
-fn member(btf: &Btf, of: &str, name: &str) -> Result<u32> {
-    let types = btf
-        .resolve_types_by_name(of)
-        .with_context(|| format!("the kernel's BTF has no struct {of}"))?;
-    for kind in &types {
-        if let Type::Struct(s) = kind
-            && let Some(bits) = search(btf, s, name)?
-        {
-            return Ok(bits / 8);
-        }
-    }
-    bail!("struct {of} of this kernel has no member {name}, which aksnet reads")
-}
-
-fn search(btf: &Btf, of: &btf_rs::Struct, name: &str) -> Result<Option<u32>> {
-    for m in &of.members {
-        let found = btf.resolve_name(m).unwrap_or_default();
-        if found == name {
-            return Ok(Some(m.bit_offset()));
-        }
-        if found.is_empty()
-            && let Type::Struct(inner) | Type::Union(inner) = btf.resolve_chained_type(m)?
-            && let Some(bits) = search(btf, &inner, name)?
-        {
-            return Ok(Some(m.bit_offset() + bits));
-        }
-    }
-    Ok(None)
-}
-
-/// Type names of a tracepoint's arguments; `None` if the kernel has no such tracepoint.
-fn tracepoint_arguments(btf: &Btf, name: &str) -> Option<Vec<String>> {
-    let types = btf
-        .resolve_types_by_name(&format!("btf_trace_{name}"))
-        .ok()?;
-    let Type::Typedef(typedef) = types.first()? else {
-        return None;
-    };
-    let Type::Ptr(pointer) = btf.resolve_chained_type(typedef).ok()? else {
-        return None;
-    };
-    let Type::FuncProto(proto) = btf.resolve_chained_type(&pointer).ok()? else {
-        return None;
-    };
-    let names = proto.parameters.iter().skip(1).map(|p| {
-        let kind = btf.resolve_chained_type(p);
-        kind.ok()
-            .and_then(|t| t.as_btf_type().and_then(|t| btf.resolve_name(t).ok()))
-            .unwrap_or_default()
-    });
-    Some(names.collect())
-}
-
-fn drop_reasons(btf: &Btf) -> BTreeMap<u32, String> {
-    let mut reasons = BTreeMap::new();
-    for kind in btf
-        .resolve_types_by_name("skb_drop_reason")
-        .unwrap_or_default()
-    {
-        if let Type::Enum(e) = kind {
-            for m in &e.members {
-                let Ok(name) = btf.resolve_name(m) else {
-                    continue;
-                };
-                let short = name
-                    .strip_prefix("SKB_DROP_REASON_")
-                    .or_else(|| name.strip_prefix("SKB_"))
-                    .unwrap_or(&name);
-                if !matches!(short, "MAX" | "SUBSYS_MASK") {
-                    reasons.insert(m.val(), short.to_ascii_lowercase());
-                }
-            }
-        }
-    }
-    reasons
 }
 
 /// The kernel's functions by start address, from `/proc/kallsyms`; none where it hides them
@@ -247,64 +274,4 @@ pub fn possible_cpus() -> Result<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn functions_are_read_and_data_and_hidden_addresses_are_not() {
-        let read = |line| text_symbol(line);
-        assert_eq!(
-            read("0000000000001000 T first"),
-            Some((0x1000, "first".to_owned()))
-        );
-        assert_eq!(
-            read("0000000000002000 t second [mod]"),
-            Some((0x2000, "second".to_owned()))
-        );
-        assert_eq!(read("0000000000001010 d data"), None);
-        assert_eq!(read("0000000000000000 T hidden"), None);
-        assert_eq!(read("nonsense"), None);
-    }
-
-    #[test]
-    fn noise_is_a_bit_for_each_reason_of_the_list() {
-        let reasons = BTreeMap::from([
-            (1, "consumed".to_owned()),
-            (12, "netfilter_drop".to_owned()),
-            (70, "otherhost".to_owned()),
-        ]);
-        assert_eq!(noise(&reasons), [1 << 1, 1 << 6, 0, 0]);
-    }
-
-    #[test]
-    fn unnamed_reasons_are_named_by_their_number() {
-        let kernel = Kernel {
-            offsets: Offsets::default(),
-            reasons: BTreeMap::from([(12, "netfilter_drop".to_owned())]),
-            noise: [0; 4],
-            has_drop_tracepoint: true,
-        };
-        assert_eq!(kernel.reason_name(12), "netfilter_drop");
-        assert_eq!(kernel.reason_name(200), "reason_200");
-        assert_eq!(kernel.reason_name(0x3_0005), "subsystem_3_5");
-    }
-
-    #[test]
-    fn running_kernel_has_what_the_programs_read() {
-        if !Path::new(VMLINUX_BTF).exists() {
-            println!("skipped: this kernel has no BTF");
-            return;
-        }
-        let kernel = Kernel::read().expect("offsets");
-        assert!(kernel.offsets.skb_head > 0 && kernel.offsets.skb_network_header > 0);
-        assert!(kernel.has_drop_tracepoint);
-        if kernel.offsets.kfree_skb_reason_arg != 0 {
-            assert!(
-                kernel.reasons.values().any(|n| n == "netfilter_drop"),
-                "{:?}",
-                kernel.reasons
-            );
-        }
-        assert!(own_netns().expect("namespace") > 0);
-    }
-}
+mod tests;
