@@ -13,7 +13,7 @@ use crate::{
 
 /// What the kernel knew of a dropped packet, as a word of bits; 0: nothing could be found out.
 ///
-/// Bits 0 to 15 are `nf_conn.status` (`IPS_*` in include/uapi/linux/netfilter/nf_conntrack_common.h), bits 16 to
+/// Bits 0 to 15 are `nf_conn.status` (`IPS_*` in `include/uapi/linux/netfilter/nf_conntrack_common.h`), bits 16 to
 /// 18 `enum ip_conntrack_info`, the bits above are this type's own.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

@@ -22,6 +22,9 @@ use crate::{
     watch::{Watch, every_packet, node_ip, turn},
 };
 
+/// Datagrams of each of two senders.
+const SENT: u32 = 500;
+
 /// Takes what has arrived.
 fn arrived(socket: &UdpSocket) -> Result<u64> {
     socket.set_nonblocking(true)?;
@@ -38,7 +41,6 @@ fn arrived(socket: &UdpSocket) -> Result<u64> {
 #[test]
 fn datagrams_that_a_full_buffer_of_the_node_refuses_are_drops_for_that_reason() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    const SENT: u32 = 500;
     let bed = Testbed::kind().dual_stack(true).build()?;
     let client = bed.pod(0);
     let from = bed.node().link(client.veth())?.index;
