@@ -158,18 +158,44 @@ impl Names {
     }
 }
 
+/// What selectors see of a pod: the same for all pods of a workload, so that each of them has one pointer for it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Shape {
+    pub(super) labels: Labels,
+    /// `None`: not known.
+    pub(super) named_ports: Option<NamedPorts>,
+}
+
 /// Strings, label sets and ports that pods of one workload share: what arrives anew is exchanged for what is there.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     texts: HashSet<Text>,
     sets: HashSet<Labels>,
     ports: HashSet<NamedPorts>,
+    shapes: HashSet<Arc<Shape>>,
     /// Sets when the pool was last swept.
     swept: usize,
 }
 
 impl Pool {
-    pub(super) fn labels(&mut self, labels: &Labels) -> Labels {
+    pub(super) fn shape(
+        &mut self,
+        labels: &Labels,
+        named_ports: Option<&[(Text, u8, u16)]>,
+    ) -> Arc<Shape> {
+        let shape = Shape {
+            labels: self.labels(labels),
+            named_ports: named_ports.map(|ports| self.ports(ports)),
+        };
+        if let Some(known) = self.shapes.get(&shape) {
+            return known.clone();
+        }
+        let shape = Arc::new(shape);
+        self.shapes.insert(shape.clone());
+        shape
+    }
+
+    fn labels(&mut self, labels: &Labels) -> Labels {
         if let Some(known) = self.sets.get(labels) {
             return known.clone();
         }
@@ -181,7 +207,7 @@ impl Pool {
         shared
     }
 
-    pub(super) fn ports(&mut self, ports: &[(Text, u8, u16)]) -> NamedPorts {
+    fn ports(&mut self, ports: &[(Text, u8, u16)]) -> NamedPorts {
         if let Some(known) = self.ports.get(ports) {
             return known.clone();
         }
@@ -206,6 +232,7 @@ impl Pool {
         if self.len() < self.swept + self.swept / 2 + 64 {
             return;
         }
+        self.shapes.retain(|shape| Arc::strong_count(shape) > 1);
         self.sets.retain(|set| Arc::strong_count(set) > 1);
         self.ports.retain(|ports| Arc::strong_count(ports) > 1);
         self.texts.retain(|text| Arc::strong_count(text) > 1);

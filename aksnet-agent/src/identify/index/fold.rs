@@ -162,8 +162,9 @@ impl Index {
         let (names, owners) = (&mut self.names, &mut self.owners);
         let (id, owner) = Self::enter(names, owners, store, &pod.namespace, &pod.key_name);
         let sight = sight(store, now);
-        pod.labels = self.pool.labels(&pod.labels);
-        let named_ports = (slot != SANDBOX).then(|| self.pool.ports(&pod.named_ports));
+        let named_ports = (slot != SANDBOX).then_some(&*pod.named_ports);
+        let shape = self.pool.shape(&pod.labels, named_ports);
+        pod.labels = shape.labels.clone();
         let kept = Kept {
             uid,
             namespace: self.names.using(&pod.namespace),
@@ -171,9 +172,8 @@ impl Index {
             workload: self.names.using(&pod.workload),
             node: self.names.using(&pod.node),
             addresses: pod.addresses.as_slice().into(),
-            labels: pod.labels.clone(),
+            shape,
             labels_since: now,
-            named_ports,
             whole: None,
         };
         let who = Who {
@@ -189,7 +189,7 @@ impl Index {
         let mut kept = Kept { whole, ..kept };
         if let Some(old) = self.pods[slot].get(id).map(|entry| &entry.object) {
             kept.uid = if uid == 0 { old.uid } else { uid };
-            if old.labels == kept.labels {
+            if old.shape.labels == kept.shape.labels {
                 kept.labels_since = old.labels_since;
             } else {
                 self.policy_generation += u64::from(kept.whole.is_some());

@@ -7,11 +7,13 @@
 //! Addresses are reused within seconds on a busy cluster. So a holder has a tenure ([`tenure`]), and one that has
 //! ended is remembered for [`KEEP`], as its flows end later than it.
 
+use std::sync::Arc;
+
 use aksnet_common::flow::Addr;
 
 use super::{
-    names::{Name, Names, Pool},
-    object::{Key, Kind, Labels, Moment, NamedPorts, Namespace, Node, Object, Pod, Service, Text},
+    names::{Name, Names, Pool, Shape},
+    object::{Key, Kind, Labels, Moment, Namespace, Node, Object, Pod, Service, Text},
 };
 use crate::policy::index::Policies;
 
@@ -134,11 +136,10 @@ struct Kept {
     workload: Name,
     node: Name,
     addresses: Box<[Addr]>,
-    labels: Labels,
+    /// Labels, and named ports unless the container runtime told of it, which does not know them.
+    shape: Arc<Shape>,
     /// When it first had these labels.
     labels_since: Moment,
-    /// `None`: the container runtime told of it, which does not know them.
-    named_ports: Option<NamedPorts>,
     /// The whole of it, if it is of this node.
     whole: Option<Box<Pod>>,
 }
@@ -457,7 +458,7 @@ impl Kept {
             workload: self.workload,
             node: self.node,
             addresses: &self.addresses,
-            labels: &self.labels,
+            labels: &self.shape.labels,
         }
     }
 }

@@ -1,8 +1,6 @@
 //! The index against a model of it: flat lists of who had what from when until when, in strings, and of all policies
 //! there ever were, searched from end to end.
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
 
 use super::*;

@@ -131,9 +131,9 @@ impl Index {
         Pod {
             namespace: self.names.text(kept.namespace),
             name: self.names.text(kept.pod),
-            labels: &kept.labels,
+            labels: &kept.shape.labels,
             namespace_labels: namespace.map(|entry| &*entry.object.namespace.labels),
-            named_ports: kept.named_ports.as_deref(),
+            named_ports: kept.shape.named_ports.as_deref(),
         }
     }
 }

@@ -1,7 +1,5 @@
 //! What the index answers, rule by rule. Moments are seconds here.
 
-use std::sync::Arc;
-
 use super::*;
 use crate::{
     identify::object::{Endpoint, ServicePort, Slice},
