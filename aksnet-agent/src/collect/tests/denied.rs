@@ -144,7 +144,10 @@ impl Shop {
             translations: None,
         };
         let names = DropNames::new(
-            [(NETFILTER_DROP, "SKB_DROP_REASON_NETFILTER_DROP".to_owned())],
+            [(
+                NETFILTER_DROP,
+                "SKB_DROP_REASON_NETFILTER_DROP".to_owned(),
+            )],
             [
                 (NFT_DO_CHAIN, "nft_do_chain".to_owned()),
                 (NFT_DO_CHAIN + 0x100, "nft_end".to_owned()),
@@ -255,9 +258,7 @@ fn a_denied_connection_is_named_by_its_policy_and_counted_once() {
         ("veth1", "veth2")
     );
     assert!(
-        record
-            .why
-            .contains("from: app=frontend did not match app=batch"),
+        record.why.contains("from: app=frontend did not match app=batch"),
         "{}",
         record.why
     );
@@ -336,11 +337,7 @@ fn a_forwarded_connection_that_policies_deny_is_a_gap_with_all_its_packets() {
         ("dst_workload", "web"),
     ];
     let gap = "aksnet_policy_gap_packets_total";
-    assert!(
-        near(shop.node.value(gap, &labels), 2.0),
-        "{}",
-        shop.node.text()
-    );
+    assert!(near(shop.node.value(gap, &labels), 2.0), "{}", shop.node.text());
     assert_eq!(shop.gap(), (2.0, 1.0));
     // What the policy allows is none.
     shop.forward(FRONTEND, 40_000);
