@@ -49,10 +49,10 @@ fn play_all(builder: Builder) -> Result<Vec<&'static str>> {
                 continue;
             }
             let loss = mishap.play(&bed, family, PACKETS)?;
-            let (counter, counted) = loss.counted.context("each has a counter")?;
+            let (counter, risen) = loss.counted.context("each has a counter")?;
             ensure!(
-                counted == loss.packets,
-                "{mishap:?} ({family:?}): {} lost, {counter} says {counted}",
+                risen == loss.packets,
+                "{mishap:?} ({family:?}): {} lost, {counter} says {risen}",
                 loss.packets
             );
             ensure!(

@@ -12,7 +12,7 @@ use crate::testbed::bed::Testbed;
 use crate::testbed::frame::Packet;
 use crate::testbed::plan::{Family, Flavour, nth};
 use crate::testbed::service::Transport;
-use crate::testbed::traffic::{UdpServer, send_packets};
+use crate::testbed::traffic::send_packets;
 
 pub(super) const MISHAPS: &[Mishap] = &[
     Mishap::new("neighbour does not answer", "neighbour", BOTH, neighbour),
@@ -25,7 +25,8 @@ pub(super) const MISHAPS: &[Mishap] = &[
 /// How long the kernel may take to give a neighbour up, or a queue to run empty.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A pod's address that no pod has any more.
+/// A pod's address that no pod has any more. Behind a bridge pods would look for it themselves; there it is a VNet
+/// host that calls it.
 fn neighbour(bed: &Testbed, family: Family, packets: u16) -> Result<Loss> {
     let sender = Sender::new(bed, family);
     let range = bed
@@ -46,15 +47,26 @@ fn neighbour(bed: &Testbed, family: Family, packets: u16) -> Result<Loss> {
         Family::V6 => "ipv6",
     };
     let node = sender.node();
+    let vm = bed
+        .plan()
+        .vm
+        .of(family)
+        .context("the family is the cluster's")?;
+    let (from, source, interface) = if bridged {
+        let source = SocketAddr::new(vm, super::CLIENT_PORT);
+        (bed.vm(), source, bed.node().uplink().to_owned())
+    } else {
+        (sender.pod.netns(), sender.source(), sender.interface()?)
+    };
     let probing = |count: &str, wait: &str| -> Result<()> {
         node.sysctl(&format!("net/{ip}/neigh/{device}/mcast_solicit"), count)?;
         node.sysctl(&format!("net/{ip}/neigh/{device}/retrans_time_ms"), wait)
     };
     let lose = || {
         let to = SocketAddr::new(gone, 9000);
-        let datagram = Packet::udp(sender.source(), to, b"lost");
+        let datagram = Packet::udp(source, to, b"lost");
         let before = sender.unreachable_sent()?;
-        send_packets(sender.pod.netns(), &datagram, packets)?;
+        send_packets(from, &datagram, packets)?;
         let deadline = Instant::now() + PATIENCE;
         while !node
             .output("ip", ["neigh", "show", &gone.to_string()])?
@@ -67,9 +79,9 @@ fn neighbour(bed: &Testbed, family: Family, packets: u16) -> Result<Loss> {
         Ok(Loss {
             packets: packets.into(),
             transport: Transport::Udp,
-            source: sender.source(),
+            source,
             destination: to,
-            interface: sender.interface()?,
+            interface: interface.clone(),
             counted: Some(("ICMP errors", sender.unreachable_sent()? - before)),
         })
     };
@@ -124,7 +136,9 @@ fn buffer_full(bed: &Testbed, family: Family, packets: u16) -> Result<Loss> {
 fn queue_full(bed: &Testbed, family: Family, packets: u16) -> Result<Loss> {
     let sender = Sender::new(bed, family);
     let to = sender.outside(9002)?;
-    let server = UdpServer::echo(bed.outside(), to)?;
+    // It answers nobody: the answers' answers would fill the queue too.
+    let receiver = bed.outside().run(|| Ok(UdpSocket::bind(to)?))?;
+    receiver.set_nonblocking(true)?;
     let (node, uplink) = (sender.node(), bed.node().uplink());
     let shaped = || -> Result<[u64; 2]> {
         let json = node.output("tc", ["-s", "-j", "qdisc", "show", "dev", uplink])?;
@@ -157,13 +171,17 @@ fn queue_full(bed: &Testbed, family: Family, packets: u16) -> Result<Loss> {
             };
             bed.settle()?;
             ensure!(dropped > 0, "all {packets} packets fit: send more");
+            let mut arrived = 0;
+            while receiver.recv(&mut [0; 512]).is_ok() {
+                arrived += 1;
+            }
             Ok(Loss {
                 packets: dropped,
                 transport: Transport::Udp,
                 source: sender.source(),
                 destination: to,
                 interface: sender.interface()?,
-                counted: Some(("did not arrive", u64::from(packets) - server.datagrams())),
+                counted: Some(("did not arrive", u64::from(packets) - arrived)),
             })
         },
         || tc(&format!("qdisc del dev {uplink} root")),

@@ -55,14 +55,13 @@ fn on_azure(bed: &Testbed) -> bool {
 /// Every AKS node keeps pods from Azure's wireserver.
 fn wireserver(bed: &Testbed, family: Family, packets: u16, port: u16) -> Result<Loss> {
     let sender = Sender::new(bed, family);
-    let comment = format!("aks-wireserver-{port}");
     let to = SocketAddr::new(WIRESERVER.into(), port);
     sender.lose_syns(to, packets, "the rule", || {
-        bed.node().rule_packets(&comment)
+        bed.node().wireserver_packets(port)
     })
 }
 
-/// What AgentBaker's `ensure_imds_restriction.sh` writes where pods are to be kept from instance metadata.
+/// What `AgentBaker`'s `ensure_imds_restriction.sh` writes where pods are to be kept from instance metadata.
 fn imds(bed: &Testbed, family: Family, packets: u16, table: &str) -> Result<Loss> {
     const COMMENT: &str =
         "AKS managed: added by AgentBaker ensureIMDSRestriction for IMDS restriction feature";
@@ -143,10 +142,24 @@ fn source_ranges(bed: &Testbed, family: Family, packets: u16) -> Result<Loss> {
         .endpoints([endpoint]);
     bed.add_service(service)?;
     let source = sender.outside(super::CLIENT_PORT)?;
+    let dropped = || -> Result<(&'static str, u64)> {
+        if bed.node().proxy() == Proxy::Nftables {
+            // kube-proxy's rule has no counter; it stands before the routing decision.
+            return Ok(("came and went no further", sender.vanished()?));
+        }
+        let rules = bed.node().rules(family)?;
+        let mut ours = rules.iter().filter(|rule| {
+            rule.chain == "KUBE-PROXY-FIREWALL" && rule.spec.contains("shop/guarded")
+        });
+        let rule = ours
+            .next()
+            .context("kube-proxy drops what is not in the ranges")?;
+        Ok(("KUBE-PROXY-FIREWALL", rule.packets))
+    };
     super::with(
         || Ok(()),
         || {
-            let before = sender.vanished()?;
+            let (counter, before) = dropped()?;
             send_packets(bed.outside(), &Packet::tcp(source, to, SYN), packets)?;
             bed.settle()?;
             Ok(Loss {
@@ -155,7 +168,7 @@ fn source_ranges(bed: &Testbed, family: Family, packets: u16) -> Result<Loss> {
                 source,
                 destination: to,
                 interface: bed.node().uplink().to_owned(),
-                counted: Some(("came and went no further", sender.vanished()? - before)),
+                counted: Some((counter, dropped()?.1 - before)),
             })
         },
         || bed.remove_service("shop", "guarded"),
