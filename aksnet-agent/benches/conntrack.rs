@@ -8,13 +8,6 @@
     clippy::cast_precision_loss,
     reason = "numbers of a benchmark are small and printed with few digits"
 )]
-#![expect(
-    unreachable_pub,
-    reason = "a module is shared with the tests, where `pub` says what another module uses"
-)]
-
-#[path = "../tests/conntrack/fill.rs"]
-mod fill;
 
 use std::{fs, hint::black_box, time::Duration};
 
@@ -32,7 +25,7 @@ use nix::sys::{
     resource::{UsageWho, getrusage},
     time::TimeValLike as _,
 };
-use xtask::testbed::{Netns, Testbed, bed::is_root, counters};
+use xtask::testbed::{Netns, Testbed, bed::is_root, counters, fill::fill};
 
 /// One message of a dump, as Linux 6.18 sent it.
 const DUMPED: &[u8] = include_bytes!("../src/conntrack/message/dumped.bin");
@@ -173,7 +166,7 @@ fn cpu_ns() -> Result<u64> {
 fn round(netns: &Netns, entries: u32) -> Result<[f64; 3]> {
     let ran = follower_ns();
     let began = cpu_ns()?;
-    fill::fill(netns, entries, true)?;
+    fill(netns, entries, true)?;
     let made = cpu_ns()?;
     counters::flush_conntrack(netns)?;
     let ended = cpu_ns()?;
@@ -223,7 +216,7 @@ fn listener() -> Result<()> {
     );
 
     for entries in [10_000, 100_000] {
-        fill::fill(netns, entries, true)?;
+        fill(netns, entries, true)?;
         let follower = netns.run(|| Ok(Follower::start(config(ConntrackMode::Dump))?))?;
         while follower.status().dumps == 0 {
             std::thread::sleep(Duration::from_millis(10));

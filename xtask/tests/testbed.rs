@@ -383,7 +383,7 @@ fn drop_and_reject_counters_equal_what_was_sent() -> Result<()> {
         connect(batch.netns(), "168.63.129.16:80".parse()?, SOON)?,
         Connect::TimedOut
     );
-    assert_eq!(bed.node().rule_packets("aks-wireserver-80")?, 1);
+    assert_eq!(bed.node().wireserver_packets(80)?, 1);
     Ok(())
 }
 

@@ -4,12 +4,9 @@ use std::{net::UdpSocket, time::Duration};
 
 use aksnet_agent::config::ConntrackMode;
 use anyhow::{Context as _, Result, ensure};
-use xtask::testbed::{Testbed, counters, traffic::UdpServer};
+use xtask::testbed::{Testbed, counters, fill::fill, traffic::UdpServer};
 
-use crate::{
-    fill::fill,
-    follow::{config, follow, turn, wait},
-};
+use crate::follow::{config, follow, turn, wait};
 
 /// More entries than this would take too much memory: about 100 MB.
 const MOST: u64 = 300_000;

@@ -13,8 +13,6 @@ mod dialled;
 
 mod clash;
 
-mod fill;
-
 mod full;
 
 mod poor;

@@ -2,7 +2,7 @@
 
 use aksnet_agent::node::found::Found;
 use anyhow::Result;
-use xtask::testbed::{Backend, Family, Netns, iptables};
+use xtask::testbed::{Backend, Engine, Family, Isolation, Netns, Side, Testbed, iptables};
 
 use crate::rig::{bare, detect, turn};
 
@@ -201,6 +201,33 @@ fn what_cns_translates_for_a_pod_subnet_is_no_agent_for_everything() -> Result<(
         assert_eq!((agent.agent, agent.link_local), ("azure-cns", None));
         assert_eq!(agent.spared, []);
         assert_eq!(agent.to_string(), "azure-cns for what its rules name");
+    }
+    Ok(())
+}
+
+#[test]
+fn engines_are_found_while_they_enforce_and_when_they_have_stopped() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    for (builder, engine, name) in [
+        (Testbed::kubenet(), Engine::AzureNpm, "azure_npm"),
+        (Testbed::azure_overlay(), Engine::Calico, "calico"),
+        (Testbed::kind(), Engine::Kindnet, "kindnet"),
+        (
+            Testbed::kind(),
+            Engine::KubeNetworkPolicies,
+            "kube_network_policies",
+        ),
+    ] {
+        for backend in [Backend::Nft, Backend::Legacy] {
+            let bed = builder.clone().engine(engine).backend(backend).build()?;
+            let found = || -> Result<_> { Ok(find(bed.node().netns())?.policy_engine.value) };
+            anyhow::ensure!(found()? == Some(name), "{name} without a policy");
+            let policy = Isolation::new("shop", "web", Side::Ingress).select(&bed.pod(1));
+            bed.enforce(&[policy])?;
+            anyhow::ensure!(found()? == Some(name), "{name} with a policy");
+            bed.stop_enforcing()?;
+            anyhow::ensure!(found()? == Some(name), "{name} after it has stopped");
+        }
     }
     Ok(())
 }

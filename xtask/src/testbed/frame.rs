@@ -97,8 +97,16 @@ pub struct Packet {
     identification: u16,
     /// Offset in octets, and whether more fragments follow.
     fragment: Option<(u16, bool)>,
+    hops: u8,
+    whole: bool,
     payload: Vec<u8>,
 }
+
+/// The TCP flag that opens a connection.
+pub const SYN: u8 = 0x02;
+
+/// The TCP flag of every later segment.
+pub const ACK: u8 = 0x10;
 
 impl Packet {
     /// A packet of any protocol.
@@ -114,6 +122,8 @@ impl Packet {
             protocol,
             identification: 1,
             fragment: None,
+            hops: 64,
+            whole: false,
             payload,
         }
     }
@@ -133,6 +143,43 @@ impl Packet {
         };
         datagram[6..8].copy_from_slice(&sum.to_be_bytes());
         Self::new(source.ip(), destination.ip(), 17, datagram)
+    }
+
+    /// A TCP segment without data, with these flags.
+    #[must_use]
+    pub fn tcp(source: SocketAddr, destination: SocketAddr, flags: u8) -> Self {
+        let mut segment: Vec<u8> = [source.port(), destination.port()]
+            .iter()
+            .flat_map(|port| port.to_be_bytes())
+            .collect();
+        // Sequence and acknowledgement numbers, header length, flags, window, checksum, urgent pointer.
+        segment.extend(0x0102_0304_u32.to_be_bytes());
+        segment.extend(0x0506_0708_u32.to_be_bytes());
+        segment.extend([0x50, flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+        let sum = transport_checksum(source.ip(), destination.ip(), 6, &segment);
+        segment[16..18].copy_from_slice(&sum.to_be_bytes());
+        Self::new(source.ip(), destination.ip(), 6, segment)
+    }
+
+    /// With so many hops left to go.
+    #[must_use]
+    pub fn hops(self, hops: u8) -> Self {
+        Self { hops, ..self }
+    }
+
+    /// Not to be fragmented on its way (in IPv6 no packet is).
+    #[must_use]
+    pub fn whole(self) -> Self {
+        Self {
+            whole: true,
+            ..self
+        }
+    }
+
+    /// Where it goes.
+    #[must_use]
+    pub fn destination(&self) -> IpAddr {
+        self.destination
     }
 
     /// With this identification, which fragments of one packet share.
@@ -172,14 +219,16 @@ impl Packet {
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let length = u16::try_from(20 + self.payload.len()).unwrap_or(u16::MAX);
-                let flags = (offset / 8) | if more { 0x2000 } else { 0 };
+                let flags = (offset / 8)
+                    | if more { 0x2000 } else { 0 }
+                    | if self.whole { 0x4000 } else { 0 };
                 let mut octets = vec![0x45, 0];
                 octets.extend(
                     [length, self.identification, flags]
                         .iter()
                         .flat_map(|word| word.to_be_bytes()),
                 );
-                octets.extend([64, self.protocol, 0, 0]);
+                octets.extend([self.hops, self.protocol, 0, 0]);
                 octets.extend(source.octets());
                 octets.extend(destination.octets());
                 let sum = checksum(&[&octets]);
@@ -192,7 +241,7 @@ impl Packet {
                 let length = u16::try_from(extension + self.payload.len()).unwrap_or(u16::MAX);
                 let mut octets = vec![0x60, 0, 0, 0];
                 octets.extend(length.to_be_bytes());
-                octets.extend([if extension > 0 { 44 } else { self.protocol }, 64]);
+                octets.extend([if extension > 0 { 44 } else { self.protocol }, self.hops]);
                 octets.extend(source.octets());
                 octets.extend(destination.octets());
                 if extension > 0 {
@@ -276,6 +325,17 @@ mod tests {
         assert_eq!(checksum(&[&packet[..20]]), 0);
         let (from, to) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
         assert_eq!(transport_checksum(from, to, 17, &packet[20..]), 0);
+    }
+
+    #[test]
+    fn segments_have_a_checksum_and_what_was_asked_for() {
+        let (from, to) = (
+            "10.0.0.1:1000".parse().unwrap(),
+            "10.0.0.2:80".parse().unwrap(),
+        );
+        let packet = Packet::tcp(from, to, SYN).hops(3).whole().build();
+        assert_eq!(transport_checksum(from.ip(), to.ip(), 6, &packet[20..]), 0);
+        assert_eq!((packet[8], packet[6], packet[33]), (3, 0x40, SYN));
     }
 
     #[test]

@@ -38,13 +38,14 @@ pub fn agent(flavour: Flavour, spared: &[IpNet]) -> String {
     )
 }
 
-/// AKS keeps pods from Azure's wireserver: a drop on every node that is no network policy.
+/// AKS keeps pods from Azure's wireserver: a drop on every node that is no network policy. As AKS writes them
+/// (`block_wireserver.sh`), the rules have no comment.
 #[must_use]
 pub fn wireserver_block() -> String {
     format!(
         "*filter\n\
-         -I FORWARD -d {WIRESERVER} -p tcp -m tcp --dport 80 -m comment --comment \"aks-wireserver-80\" -j DROP\n\
-         -I FORWARD -d {WIRESERVER} -p tcp -m tcp --dport 32526 -m comment --comment \"aks-wireserver-32526\" -j DROP\n\
+         -I FORWARD -d {WIRESERVER} -p tcp -m tcp --dport 80 -j DROP\n\
+         -I FORWARD -d {WIRESERVER} -p tcp -m tcp --dport 32526 -j DROP\n\
          COMMIT\n"
     )
 }

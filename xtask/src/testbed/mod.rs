@@ -75,6 +75,10 @@ pub mod traffic;
 
 pub mod counters;
 
+pub mod snmp;
+
+pub mod fill;
+
 // The Kubernetes API, as far as a node's agent asks it.
 pub mod api;
 
@@ -85,6 +89,9 @@ pub mod stage;
 
 mod scenes;
 
+// Every way in which a node loses packets.
+pub mod mishap;
+
 pub use bed::Testbed;
 pub use builder::Builder;
 pub use cni::{Hairpin, HostPort};
@@ -93,6 +100,7 @@ pub use engine::Engine;
 pub use imds::Imds;
 pub use iptables::Backend;
 pub use local_dns::{Cache, LocalDns};
+pub use mishap::{Loss, Mishap};
 pub use netns::Netns;
 pub use node::Node;
 pub use plan::{Addresses, Family, Flavour, Plan};

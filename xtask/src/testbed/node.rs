@@ -20,7 +20,7 @@ use super::iptables::{self, Backend, Rule};
 use super::masq;
 use super::netns::Netns;
 use super::nftables::{self, Blocks, Ground};
-use super::plan::{Addresses, Family, Flavour, NodePlan, Plan, nth};
+use super::plan::{Addresses, Family, Flavour, NodePlan, Plan, WIRESERVER, nth};
 use super::pod::Pod;
 use super::policy::{self, PolicyRule};
 use super::proxy::{self, Locality, Proxy};
@@ -516,6 +516,20 @@ impl Node {
         }
         anyhow::ensure!(!found.is_empty(), "no rule has the comment {comment:?}");
         Ok(found.iter().map(|rule| rule.packets).sum())
+    }
+
+    /// The packets that AKS's rules have kept from a port of Azure's wireserver.
+    ///
+    /// # Errors
+    /// When there is no such rule, as on kind.
+    pub fn wireserver_packets(&self, port: u16) -> Result<u64> {
+        let rules = self.rules(Family::V4)?;
+        let port = format!("--dport {port} ");
+        let mut ours = rules.iter().filter(|rule| {
+            rule.spec.contains(&WIRESERVER.to_string()) && rule.spec.contains(&port)
+        });
+        let rule = ours.next().context("no rule keeps pods from there")?;
+        Ok(rule.packets)
     }
 
     /// Counters of one of its interfaces.

@@ -2,6 +2,7 @@
 //! was denied is read back from the counters of rules, or from the verdict program.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -43,13 +44,13 @@ impl Rules {
         let stale: Vec<&String> = before.difference(&self.chains).collect();
         let mut text = format!("*{table}\n");
         for chain in self.chains.iter().chain(stale.iter().copied()) {
-            text += &format!(":{chain} - [0:0]\n");
+            let _ = writeln!(text, ":{chain} - [0:0]");
         }
         for line in &self.lines {
-            text += &format!("{line}\n");
+            let _ = writeln!(text, "{line}");
         }
         for chain in stale {
-            text += &format!("-X {chain}\n");
+            let _ = writeln!(text, "-X {chain}");
         }
         text + "COMMIT\n"
     }
@@ -206,12 +207,12 @@ impl Engaged {
         };
         let text = rules.restore_text(table, &before.chains);
         iptables::restore(ground.netns, ground.backend, family, &text)?;
-        let stale: String = before
-            .sets
-            .keys()
-            .filter(|name| !rules.sets.contains_key(*name))
-            .map(|name| format!("destroy {name}\n"))
-            .collect();
+        let mut stale = String::new();
+        for name in before.sets.keys() {
+            if !rules.sets.contains_key(name) {
+                let _ = writeln!(stale, "destroy {name}");
+            }
+        }
         if !stale.is_empty() {
             ground
                 .netns

@@ -4,7 +4,7 @@
 //! as a pure function: [`npm`] and [`calico`] as ipsets and iptables rules, [`queue`] as an nftables table that hands
 //! packets to a [`verdict`] program. [`apply`] brings that to a node, and reads back how much was denied.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -239,7 +239,7 @@ fn set(name: &str, family: Family, ranges: impl IntoIterator<Item = IpNet>) -> S
     };
     let mut text = format!("create {name} hash:net family {inet} maxelem 1048576\nflush {name}\n");
     for member in ranges.into_iter().flat_map(members) {
-        text += &format!("add {name} {member}\n");
+        let _ = writeln!(text, "add {name} {member}");
     }
     text
 }

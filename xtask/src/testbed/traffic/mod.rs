@@ -24,10 +24,10 @@ mod udp;
 
 pub use flood::Flood;
 pub use icmp::{Ping, PingReport};
-pub use raw::{FrameSocket, RawIp};
+pub use raw::{FrameSocket, RawIp, send_packets};
 pub use server::TcpServer;
 pub use short::{ShortConnections, ShortReport};
-pub use tcp::{Connect, Tcp, TcpReport, connect};
+pub use tcp::{Connect, Tcp, TcpReport, connect, connect_from};
 pub use udp::{Udp, UdpReport, UdpServer};
 
 /// How long a step may take before it counts as hanging.

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, SockaddrStorage, sendto};
 
+use super::super::frame::Packet;
 use super::super::netns::Netns;
 
 /// A packet socket on one interface: what it sends leaves exactly as given.
@@ -145,3 +146,17 @@ impl RawIp {
         Ok(())
     }
 }
+
+/// Sends a packet made by hand, its IP header included, so many times, from a namespace that finds its way.
+///
+/// # Errors
+/// When the caller is not root, there is no way, or the packet does not fit the first link.
+pub fn send_packets(netns: &Netns, packet: &Packet, count: u16) -> Result<()> {
+    // Of this protocol the kernel takes the header as it is given.
+    let socket = RawIp::open(netns, packet.destination(), HEADER_INCLUDED)?;
+    let octets = packet.build();
+    (0..count).try_for_each(|_| socket.send(&octets))
+}
+
+/// `IPPROTO_RAW`.
+const HEADER_INCLUDED: u8 = 255;

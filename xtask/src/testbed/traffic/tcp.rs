@@ -33,7 +33,29 @@ pub enum Connect {
 /// # Errors
 /// When the socket cannot be made, or fails in another way.
 pub fn connect(netns: &Netns, to: SocketAddr, timeout: Duration) -> Result<Connect> {
-    netns.run(|| match dial(to, None, timeout) {
+    attempt(netns, None, to, timeout)
+}
+
+/// The same from one of several addresses of a host.
+///
+/// # Errors
+/// When the socket cannot be made or bound, or fails in another way.
+pub fn connect_from(
+    netns: &Netns,
+    from: IpAddr,
+    to: SocketAddr,
+    timeout: Duration,
+) -> Result<Connect> {
+    attempt(netns, Some(SocketAddr::new(from, 0)), to, timeout)
+}
+
+fn attempt(
+    netns: &Netns,
+    from: Option<SocketAddr>,
+    to: SocketAddr,
+    timeout: Duration,
+) -> Result<Connect> {
+    netns.run(|| match dial(to, from, timeout) {
         Ok(stream) => {
             stream.shutdown(Shutdown::Write)?;
             finish(stream)?;

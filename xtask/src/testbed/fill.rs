@@ -1,4 +1,4 @@
-//! Entries made by hand over ctnetlink, many at once.
+//! Connection tracking *filled*: entries made by hand over ctnetlink, many at once.
 //!
 //! `nf_conntrack_max` is the machine's and may not be touched by a test; the count against it is each namespace's own.
 //! So a table is filled by filling it.
@@ -9,14 +9,15 @@ use anyhow::Result;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket,
 };
-use xtask::testbed::Netns;
+
+use super::netns::Netns;
 
 /// `IPS_CONFIRMED`, and `IPS_SEEN_REPLY | IPS_ASSURED`: an assured entry is not evicted.
 const CONFIRMED: u32 = 8;
 const ASSURED: u32 = 2 | 4;
 
 fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(value.len() + 4).expect("short");
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
     let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
     bytes.extend(value);
     bytes.resize(bytes.len().next_multiple_of(4), 0);
@@ -37,7 +38,10 @@ fn tuple(kind: u16, src: [u8; 4], dst: [u8; 4], src_port: u16, dst_port: u16) ->
     nest(kind, &[addresses, ports])
 }
 
-/// Makes `count` UDP entries without NAT that live for ten minutes.
+/// Makes `count` UDP entries without NAT that live for ten minutes; assured ones are not evicted to make room.
+///
+/// # Errors
+/// When the kernel does not take them.
 pub fn fill(netns: &Netns, count: u32, assured: bool) -> Result<()> {
     let status = if assured {
         CONFIRMED | ASSURED
