@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use xtask::testbed::api::{ApiServer, objects};
 
 /// The shop: a frontend may talk to web, web to the database, and nobody else to either.
-const SHOP: &str = r#"
+const SHOP: &str = r"
 apiVersion: v1
 kind: Namespace
 metadata: {name: shop}
@@ -65,7 +65,7 @@ spec:
   clusterIP: 10.0.0.10
   selector: {app: web}
   ports: [{port: 80, targetPort: http}]
-"#;
+";
 
 const POLICIES: &str = r"
 apiVersion: networking.k8s.io/v1
