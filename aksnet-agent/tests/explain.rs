@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use xtask::testbed::api::{ApiServer, objects};
 
 /// The shop: a frontend may talk to web, web to the database, and nobody else to either.
-const SHOP: &str = r#"
+const SHOP: &str = r"
 apiVersion: v1
 kind: Namespace
 metadata: {name: shop}
@@ -65,7 +65,7 @@ spec:
   clusterIP: 10.0.0.10
   selector: {app: web}
   ports: [{port: 80, targetPort: http}]
-"#;
+";
 
 const POLICIES: &str = r"
 apiVersion: networking.k8s.io/v1
@@ -386,9 +386,9 @@ fn engines_differ_where_they_do() {
 ---
 {kind: Pod, metadata: {name: a}, status: {podIP: 10.244.0.1}}
 ---
-{kind: Pod, metadata: {name: b}, spec: {nodeName: n}, status: {podIP: 10.244.0.2}}
+{kind: Pod, metadata: {name: b}, spec: {nodeName: node-1}, status: {podIP: 10.244.0.2}}
 ---
-{kind: Node, metadata: {name: n}, status: {addresses: [{type: InternalIP, address: 10.0.0.4}]}}
+{kind: Node, metadata: {name: node-1}, status: {addresses: [{type: InternalIP, address: 10.0.0.4}]}}
 ---
 kind: NetworkPolicy
 apiVersion: networking.k8s.io/v1

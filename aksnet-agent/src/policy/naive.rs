@@ -61,8 +61,8 @@ fn selected(selector: &Selector, labels: &BTreeMap<&str, &str>, known: bool, hop
         let holds = match requirement.operator {
             Operator::Unknown => false,
             _ if unknown => hope,
-            Operator::In => labels.get(key).map(|value| values.contains(value)) == Some(true),
-            Operator::NotIn => labels.get(key).map(|value| values.contains(value)) != Some(true),
+            Operator::In => labels.get(key).is_some_and(|value| values.contains(value)),
+            Operator::NotIn => labels.get(key).is_none_or(|value| !values.contains(value)),
             Operator::Exists => labels.contains_key(key),
             Operator::DoesNotExist => !labels.contains_key(key),
         };

@@ -34,7 +34,7 @@ pub mod report;
 use figure::{Figure, Table};
 
 /// aksnet-agent's benchmarks in the order in which they run. One that does not exist is left out.
-const BENCHMARKS: [&str; 4] = ["datapath", "wall", "sweep", "identify"];
+const BENCHMARKS: [&str; 5] = ["datapath", "wall", "sweep", "identify", "policy"];
 
 /// How it is run.
 #[derive(Debug, Default)]

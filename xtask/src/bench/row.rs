@@ -68,6 +68,14 @@ pub const LOOKUP: &str = "lookup among 150,000 pods, ns";
 pub const POD_EVENT: &str = "a pod's change folded, µs";
 /// A process with such an index.
 pub const INDEX_MEMORY: &str = "RSS with 150,000 pods, 5,000 nodes, 10,000 services, MiB";
+/// A flow judged that policies allow.
+pub const POLICY_ALLOWED: &str = "a flow allowed by one of 10,000 policies, µs";
+/// A flow judged that policies deny.
+pub const POLICY_DENIED: &str = "a flow denied by one of 10,000 policies, µs";
+/// The words for why it is denied.
+pub const POLICY_EXPLAINED: &str = "why it is denied, in words, µs";
+/// A policy with other content put into the index.
+pub const POLICY_CHANGED: &str = "a policy's change among 10,000, ms";
 /// Memory.
 pub const RESIDENT: &str = "resident memory (RSS), MiB";
 

@@ -16,7 +16,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 22] = {
+pub const TARGETS: [Target; 25] = {
     const K1: &str = "1,000 flows";
     const K100: &str = "100,000 flows";
     use Table::{Agent, RunTime, Sockets, TestRun, Wall};
@@ -174,6 +174,30 @@ pub const TARGETS: [Target; 22] = {
             "-",
             250.0,
             "MiB",
+        ),
+        target(
+            "a flow allowed, 10,000 policies, 150,000 pods",
+            Agent,
+            row::POLICY_ALLOWED,
+            "-",
+            20.0,
+            "µs",
+        ),
+        target(
+            "a flow denied, 10,000 policies, 150,000 pods",
+            Agent,
+            row::POLICY_DENIED,
+            "-",
+            20.0,
+            "µs",
+        ),
+        target(
+            "a policy's change among 10,000",
+            Agent,
+            row::POLICY_CHANGED,
+            "-",
+            50.0,
+            "ms",
         ),
         target("agent RSS", Agent, row::RESIDENT, "-", 64.0, "MiB"),
     ]

@@ -153,9 +153,10 @@ impl Dice {
         NetworkPolicy {
             namespace: self.one(&NAMESPACES).into(),
             name: self.one(&["p", "q", "r"]).into(),
-            pods: match self.in_one_of(2) {
-                true => Selector::default(),
-                false => self.selector(false),
+            pods: if self.in_one_of(2) {
+                Selector::default()
+            } else {
+                self.selector(false)
             },
             ingress: ingress.then(|| self.rules()),
             egress: egress.then(|| self.rules()),
@@ -311,12 +312,13 @@ fn a_hundred_thousand_random_flows_are_judged_alike() {
                 by_node_port: dice.in_one_of(8),
             };
             let at = dice.next() % 42;
-            let when = match dice.in_one_of(3) {
-                true => When::Lately {
+            let when = if dice.in_one_of(3) {
+                When::Lately {
                     at,
                     lag: dice.next() % 20,
-                },
-                false => When::At(at.max(30)),
+                }
+            } else {
+                When::At(at.max(30))
             };
             let engine = dice.one(&Engine::ALL);
             let verdict = policies.evaluate(&flow, when, engine);

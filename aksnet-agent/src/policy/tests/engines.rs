@@ -79,6 +79,12 @@ fn ciliums_blocks_match_neither_pods_nor_nodes() {
 fn npm_and_kindnet_judge_new_connections_only() {
     let only_new = |engine: &Engine| engine.traits().only_new;
     let found: Vec<Engine> = Engine::ALL.into_iter().filter(only_new).collect();
-    use Engine::{AzureNpm, Kindnet, KubeNetworkPolicies};
-    assert_eq!(found, [AzureNpm, Kindnet, KubeNetworkPolicies]);
+    assert_eq!(
+        found,
+        [
+            Engine::AzureNpm,
+            Engine::Kindnet,
+            Engine::KubeNetworkPolicies
+        ]
+    );
 }

@@ -52,6 +52,7 @@ fn what_allows_is_named_with_the_rule_and_what_matched() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn every_kind_of_failure_has_words() {
     let (batch, ops) = (Owned::new("shop/batch", 2), Owned::new("ops/batch", 3));
     let outside = external("192.0.2.65");

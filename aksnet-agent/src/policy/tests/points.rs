@@ -79,6 +79,7 @@ fn a_policy_isolates_pods_of_its_own_namespace_only() {
 
 #[test]
 fn without_policy_types_egress_is_isolated_by_egress_rules_only() {
+    use Outcome::{Allowed, Denied};
     let [web, _, ops] = pods();
     let out = flow(web.end(), ops.end(), TCP, 80);
     let of = |spec: &Value| {
@@ -89,7 +90,6 @@ fn without_policy_types_egress_is_isolated_by_egress_rules_only() {
             say(&policies, &within).ingress.outcome(),
         )
     };
-    use Outcome::{Allowed, Denied};
     assert_eq!(of(&json!({})), (Allowed, Denied));
     assert_eq!(of(&json!({"egress": []})), (Allowed, Denied));
     let rules = json!([{"ports": [{"port": 1}]}]);
