@@ -49,3 +49,5 @@ mod what_it_is;
 mod denied;
 
 mod gap;
+
+mod mishaps;

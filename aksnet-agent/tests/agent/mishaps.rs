@@ -1,0 +1,166 @@
+//! Is it policy at all: every other way in which a node loses packets has its own cause, to the packet, also where
+//! policies deny the same traffic and an engine stands ready.
+
+use anyhow::Result;
+use serde_json::json;
+use xtask::testbed::{
+    Backend, Builder, Engine, Proxy, Testbed,
+    api::objects,
+    mishap::{self, handshake, handshake::Outcome},
+};
+
+use crate::{
+    cluster,
+    life::{Agent, Home, turn},
+    scrape::Scrape,
+};
+
+const PACKETS: u16 = 12;
+
+/// What is dropped by cause.
+fn by_cause(scrape: &Scrape) -> std::collections::BTreeMap<[String; 1], u64> {
+    scrape.count_by("aksnet_drop_packets_total", ["cause"])
+}
+
+/// Plays every mishap that is possible; each must be counted under its cause, and nothing under another.
+fn each_has_its_cause(builder: Builder, except: &[&str]) -> Result<()> {
+    let bed = builder.build()?;
+    let home = Home::new()?;
+    let api = cluster::start(&bed)?;
+    // The policies deny whatever the first pod sends.
+    let spec =
+        json!({"podSelector": {"matchLabels": {"app": "frontend"}}, "policyTypes": ["Egress"]});
+    api.apply(objects::policy("shop", "deny-all", &spec));
+    let agent = Agent::start(&bed, &home, cluster::flags(&bed, &home)?)?;
+    let mut wrong = Vec::new();
+    for family in bed.families() {
+        for mishap in mishap::all() {
+            if !mishap.is_possible(&bed, family) || except.contains(&mishap.name) {
+                continue;
+            }
+            let before = by_cause(&agent.settled()?);
+            let loss = mishap.play(&bed, family, PACKETS)?;
+            let after = by_cause(&agent.settled()?);
+            let risen: Vec<(String, u64)> = after
+                .into_iter()
+                .map(|(cause, n)| (n - before.get(&cause).copied().unwrap_or(0), cause))
+                .filter(|(n, _)| *n > 0)
+                .map(|(n, [cause])| (cause, n))
+                .collect();
+            if risen != [(mishap.cause.to_owned(), loss.packets)] {
+                let expected = (mishap.cause, loss.packets);
+                wrong.push(format!(
+                    "{mishap:?} ({family:?}): {risen:?}, not {expected:?}"
+                ));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{wrong:#?}\n{}",
+        agent
+            .get("/metrics", "")?
+            .text()?
+            .lines()
+            .filter(|l| l.contains("drop"))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+    Ok(())
+}
+
+#[test]
+fn each_has_its_cause_on_a_node_without_an_engine() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    each_has_its_cause(Testbed::azure_overlay().dual_stack(true), &[])
+}
+
+#[test]
+fn each_has_its_cause_with_rules_in_legacy_iptables_and_services_in_nftables() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    each_has_its_cause(Testbed::azure_overlay().backend(Backend::Legacy), &[])?;
+    each_has_its_cause(Testbed::azure_overlay().proxy(Proxy::Nftables), &[])
+}
+
+#[test]
+fn each_has_its_cause_where_azure_npm_enforces_policies() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    each_has_its_cause(Testbed::azure_overlay().engine(Engine::AzureNpm), &[])
+}
+
+#[test]
+fn each_has_its_cause_where_calico_enforces_policies() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    // A rule of somebody else's that drops what the policies deny as well cannot be told from Calico's.
+    let except = ["administrator's rule"];
+    each_has_its_cause(Testbed::azure_overlay().engine(Engine::Calico), &except)
+}
+
+fn outcomes(scrape: &Scrape) -> [u64; 3] {
+    ["refused", "unanswered", "pod_silent"].map(|outcome| {
+        let labels = [("outcome", outcome)];
+        scrape.count("aksnet_tcp_handshake_failures_total", &labels)
+    })
+}
+
+#[test]
+fn silence_from_outside_is_told_from_a_refusal_and_from_a_silent_pod() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::azure_overlay().dual_stack(true).build()?;
+    let home = Home::new()?;
+    let _api = cluster::start(&bed)?;
+    let agent = Agent::start(&bed, &home, cluster::flags(&bed, &home)?)?;
+    let mut expected = [0, 0, 0];
+    for family in bed.families() {
+        handshake::to_outside(&bed, family, Outcome::Answered, 2)?;
+        handshake::to_pod(&bed, family, Outcome::Answered, 2)?;
+        expected[0] += handshake::to_outside(&bed, family, Outcome::Refused, 3)?.made;
+        expected[0] += handshake::to_pod(&bed, family, Outcome::Refused, 2)?.made;
+        expected[1] += handshake::to_outside(&bed, family, Outcome::Unanswered, 4)?.made;
+        expected[2] += handshake::to_pod(&bed, family, Outcome::Unanswered, 5)?.made;
+    }
+    // A SYN is given up after ten seconds.
+    std::thread::sleep(std::time::Duration::from_secs(11));
+    let scrape = agent.settled()?;
+    assert_eq!(outcomes(&scrape), expected);
+    let silent = [("outcome", "unanswered"), ("dst_workload", "internet")];
+    let silent = scrape.count("aksnet_tcp_handshake_failures_total", &silent);
+    assert_eq!(silent, expected[1]);
+    assert_eq!(by_cause(&scrape), std::collections::BTreeMap::new());
+    Ok(())
+}
+
+#[test]
+fn a_load_balancers_probes_are_answered_refused_or_met_with_silence() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::azure_overlay().build()?;
+    let home = Home::new()?;
+    let api = cluster::start(&bed)?;
+    let mut service = objects::service("shop", "probed", "10.0.77.7");
+    service["spec"]["type"] = json!("NodePort");
+    service["spec"]["ports"][0]["nodePort"] = json!(30_123);
+    api.apply(service);
+    let agent = Agent::start(&bed, &home, cluster::flags(&bed, &home)?)?;
+    for (outcome, count) in [
+        (Outcome::Answered, 2),
+        (Outcome::Refused, 3),
+        (Outcome::Unanswered, 4),
+    ] {
+        handshake::probes(&bed, outcome, 30_123, count)?;
+    }
+    std::thread::sleep(std::time::Duration::from_secs(11));
+    let scrape = agent.settled()?;
+    let probes = |outcome| {
+        let labels = [
+            ("outcome", outcome),
+            ("dst_namespace", "shop"),
+            ("dst_workload", "service/probed"),
+            ("port", "30123"),
+        ];
+        scrape.count("aksnet_lb_health_probes_total", &labels)
+    };
+    let counted = ["answered", "refused", "unanswered"].map(probes);
+    assert_eq!(counted, [2, 3, 4]);
+    assert_eq!(scrape.count("aksnet_lb_health_probes_total", &[]), 9);
+    Ok(())
+}
