@@ -16,7 +16,8 @@ pub(super) const MISHAPS: &[Mishap] = &[
     Mishap::new("unreachable route", "route", BOTH, unreachable),
     Mishap::new("blackhole route", "route", BOTH, blackhole),
     Mishap::new("reverse path filter", "rp_filter", ONLY_V4, reverse_path),
-    Mishap::new("martian source", "rp_filter", ONLY_V4, martian),
+    // The routing code finds the source impossible by itself, with or without rp_filter (reason IP_LOCALNET).
+    Mishap::new("martian source", "route", ONLY_V4, martian),
     Mishap::new("TTL expired", "ttl", BOTH, expired),
     Mishap::new("MTU exceeded", "mtu", BOTH, too_long),
 ];
