@@ -126,14 +126,10 @@ fn flows(pods: &[Pod], allowed: bool) -> Vec<Flow<'_>> {
     let mut state = 1;
     (0..FLOWS)
         .map(|_| {
-            let dst = random(&mut state) % PODS;
-            let src = if allowed {
-                // The service 900 further is of the same namespace.
-                (dst + 900 * (PODS / POLICIES)) % PODS
-            } else {
-                (dst + 7) % PODS
-            };
-            // 15 pods of a service: 7 further may be the same one.
+            // The service 900 further is of the same namespace, unless it wraps.
+            let further = 900 * (PODS / POLICIES);
+            let dst = random(&mut state) % (PODS - further);
+            let src = dst + if allowed { further } else { 7 };
             let port = if allowed { 8080 } else { 9090 };
             Flow {
                 src: end(&pods[src as usize]),

@@ -233,7 +233,7 @@ mod tests {
         assert!((4..=6).contains(&line), "{text}");
         assert_eq!(text.lines().count(), 1);
         error("a: 1\na: 2\n");
-        error("\tkind: A\n");
+        error("a: \"x\n");
     }
 
     #[test]
