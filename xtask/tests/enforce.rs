@@ -219,8 +219,10 @@ fn azure_npm_enforces_with_either_backend_on_every_way_of_wiring() -> Result<()>
 fn calico_enforces_with_either_backend_in_both_families() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     for backend in [Backend::Nft, Backend::Legacy] {
-        all(Testbed::azure_overlay().backend(backend), Engine::Calico)
-            .with_context(|| format!("{backend:?}"))?;
+        for builder in [Testbed::azure_overlay(), Testbed::kind()] {
+            all(builder.backend(backend), Engine::Calico)
+                .with_context(|| format!("{backend:?}"))?;
+        }
     }
     Ok(())
 }

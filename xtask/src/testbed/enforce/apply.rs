@@ -113,6 +113,9 @@ impl Engaged {
         }
         match ground.engine {
             Engine::None => bail!("no policy engine: choose one with Builder::engine"),
+            Engine::AzureNpm if isolations.is_empty() => {
+                self.write(ground, Family::V4, npm::idle())?;
+            }
             Engine::AzureNpm => self.write(ground, Family::V4, npm::render(isolations))?,
             Engine::Calico => {
                 ensure!(
@@ -140,20 +143,17 @@ impl Engaged {
         self.enforcing = false;
         self.program = None;
         for family in self.rules.keys().copied().collect::<Vec<_>>() {
-            let mut rules = Rules::default();
-            match ground.engine {
-                Engine::AzureNpm => {
-                    let base = npm::render(&[]);
-                    rules.chains = base.chains;
-                    rules.lines.push("-A AZURE-NPM -m comment --comment LET-TRAFFIC-THROUGH-SINCE-THERE-ARE-NO-POLICIES -j RETURN".to_owned());
-                    rules.lines.extend(base.lines);
-                }
-                Engine::Calico => rules
-                    .chains
-                    .extend(["cali-from-wl-dispatch", "cali-to-wl-dispatch"].map(str::to_owned)),
+            let rules = match ground.engine {
+                Engine::AzureNpm => npm::idle(),
+                Engine::Calico => Rules {
+                    chains: ["cali-from-wl-dispatch", "cali-to-wl-dispatch"]
+                        .map(str::to_owned)
+                        .into(),
+                    ..Rules::default()
+                },
                 // Its table stays, and is bypassed now.
                 Engine::None | Engine::Kindnet | Engine::KubeNetworkPolicies => continue,
-            }
+            };
             self.write(ground, family, rules)?;
         }
         Ok(())

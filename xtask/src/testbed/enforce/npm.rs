@@ -33,7 +33,16 @@ pub fn set_name(readable: &str) -> String {
     format!("azure-npm-{}", hash::npm(readable))
 }
 
-/// All rules for these policies; at least one.
+/// All rules without a policy: the first one goes back at once.
+#[must_use]
+pub fn idle() -> Rules {
+    let mut rules = render(&[]);
+    let back = "-A AZURE-NPM -m comment --comment LET-TRAFFIC-THROUGH-SINCE-THERE-ARE-NO-POLICIES -j RETURN";
+    rules.lines.insert(0, back.to_owned());
+    rules
+}
+
+/// All rules for these policies; of none there is [`idle`].
 #[must_use]
 pub fn render(isolations: &[Isolation]) -> Rules {
     let mut rules = Rules::default();
@@ -265,6 +274,15 @@ mod tests {
                 .iter()
                 .any(|l| l.ends_with("ALLOW-ALL -j AZURE-NPM-ACCEPT"))
         );
+    }
+
+    #[test]
+    fn without_a_policy_nothing_is_judged() {
+        let rules = idle();
+        assert!(
+            rules.lines[0].starts_with("-A AZURE-NPM ") && rules.lines[0].ends_with("-j RETURN")
+        );
+        assert!(rules.sets.is_empty());
     }
 
     #[test]
