@@ -193,18 +193,13 @@ impl Inner {
         metrics.count_snat_connections(&whois, now, clients);
     }
 
-    /// What a drop's cause depends on besides the drop. The table's fill changes from one moment to the next, so it is
-    /// read now, and not with the statistics.
+    /// What a drop's cause depends on besides the drop.
     fn circumstances(&mut self) -> Circumstances {
-        let entries = conntrack_number("nf_conntrack_count");
-        let limit = conntrack_number("nf_conntrack_max");
-        self.tracking |= entries != Some(0);
+        let entries = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count");
+        self.tracking |= entries.is_ok_and(|entries| entries.trim() != "0");
         Circumstances {
             engine: self.engine,
             tracking: self.tracking,
-            table_full: entries
-                .zip(limit)
-                .map(|(entries, limit)| entries >= limit - limit / 20),
         }
     }
 
@@ -266,12 +261,6 @@ impl Inner {
             errors => Err(anyhow::anyhow!("{}", errors.join("; "))),
         }
     }
-}
-
-/// A number of conntrack's in this network namespace; `None` where there is none.
-fn conntrack_number(name: &str) -> Option<u64> {
-    let path = format!("/proc/sys/net/netfilter/{name}");
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 fn now() -> Now {

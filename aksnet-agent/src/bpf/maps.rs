@@ -14,7 +14,10 @@ use aya::{
 };
 
 use super::mapped::FlowTable;
-use crate::collect::source::{Source, Totals};
+use crate::{
+    collect::source::{Source, Totals},
+    conntrack::fullness::Fullness,
+};
 
 /// The running programs' maps.
 pub struct MapSource {
@@ -33,6 +36,7 @@ pub struct MapSource {
     spilled: Vec<(FlowKey, SpillStats)>,
     /// As `spilled`.
     dropped: Vec<(DropKey, DropStats)>,
+    conntrack: Fullness,
 }
 
 impl MapSource {
@@ -61,6 +65,7 @@ impl MapSource {
             seen: None,
             spilled: Vec::new(),
             dropped: Vec::new(),
+            conntrack: Fullness::default(),
         })
     }
 
@@ -188,7 +193,12 @@ impl Source for MapSource {
         Ok(totals)
     }
 
+    fn conntrack_is_full(&self) -> Option<bool> {
+        self.conntrack.is_full()
+    }
+
     fn take_drops(&mut self) -> Result<Vec<(DropKey, DropStats)>> {
+        self.conntrack.mark();
         self.turn()?;
         Ok(std::mem::take(&mut self.dropped))
     }

@@ -144,6 +144,12 @@ pub fn attribute(evidence: &Evidence) -> Attribution {
     }
 }
 
+/// Whether the cause of a drop in this state depends on whether the conntrack table is full.
+#[must_use]
+pub fn depends_on_table(state: DropState) -> bool {
+    state.tracking() == Tracking::NoEntry && state.routed() == Some(false)
+}
+
 fn is_queue(symbol: &str) -> bool {
     ["nfqnl_", "nf_reinject", "nf_queue", "__nf_queue"]
         .iter()
@@ -232,7 +238,7 @@ fn marked(mark: u32) -> Option<Side> {
 }
 
 /// AKS's own rules stop pods from reaching the wireserver (TCP 80 and 32526) and, where so configured, the metadata
-/// service (AgentBaker).
+/// service (Azure/AgentBaker, `block_wireserver.sh`).
 fn is_platform_block(evidence: &Evidence) -> bool {
     let tcp = evidence.protocol == aksnet_common::packet::TCP;
     match evidence.dst {
@@ -313,6 +319,7 @@ mod tests {
 
     #[test]
     fn npms_mark_names_the_direction_whatever_the_policies_say() {
+        use Opinion::{Allows, Denies, None, Undetermined};
         let base = forwarded(Engine::AzureNpm);
         let of = |mark, egress, ingress| {
             found(Evidence {
@@ -322,7 +329,6 @@ mod tests {
                 ..base
             })
         };
-        use Opinion::{Allows, Denies, None, Undetermined};
         let (ingress, egress) = (Side::Ingress, Side::Egress);
         for (mark, e, i, because) in [
             (0x400, None, Denies, Because::Denied(ingress)),

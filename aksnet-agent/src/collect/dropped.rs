@@ -12,7 +12,7 @@ use aksnet_common::{
 };
 
 use super::{
-    attribute::{Attribution, Evidence, Opinion, attribute},
+    attribute::{Attribution, Evidence, Opinion, attribute, depends_on_table},
     cause::{Cause, Direction, cause},
     denial::{self, Asked, Judge, Judged, words},
     join::{self, Side},
@@ -38,7 +38,16 @@ const ORPHAN_AGE_NS: u64 = 60_000_000_000;
 /// How many kinds of them.
 const ORPHANS: usize = 256;
 
-/// A drop with its ends as policies see them: who sent it, before the node translated the source, and to whom, after it
+/// Drops of one tuple, reason and place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drop {
+    key: DropKey,
+    stats: DropStats,
+    /// Whether the conntrack table was full, where that matters; `None`: not known.
+    table_full: Option<bool>,
+}
+
+/// A drop's ends as policies see them: who sent it, before the node translated the source, and to whom, after it
 /// translated the destination.
 struct Ends {
     src: (Addr, u16),
@@ -74,13 +83,22 @@ impl Collector {
             .retain(|_, (stats, _)| stats.last_ns.saturating_add(ORPHAN_AGE_NS) > now);
         let waited = std::mem::take(&mut self.orphans.young);
         let mut judge = Judge::default();
-        for (key, stats) in waited.into_iter().chain(drops) {
-            if !sweep.last && self.is_of_young_flow(source, &stats) {
-                self.orphans.young.push((key, stats));
+        let tracking = self.circumstances.tracking;
+        let taken = drops.into_iter().map(|(key, stats)| Drop {
+            key,
+            stats,
+            // Asked at once: some wait for the name of their flow.
+            table_full: (tracking && depends_on_table(key.state))
+                .then(|| source.conntrack_is_full())
+                .flatten(),
+        });
+        for drop in waited.into_iter().chain(taken) {
+            if !sweep.last && self.is_of_young_flow(source, &drop.stats) {
+                self.orphans.young.push(drop);
                 continue;
             }
             sweep.report.drops += 1;
-            self.fold_drop(source, sweep, &mut judge, &key, &stats);
+            self.fold_drop(source, sweep, &mut judge, &drop);
         }
     }
 
@@ -89,9 +107,9 @@ impl Collector {
         source: &S,
         sweep: &mut Sweep,
         judge: &mut Judge,
-        key: &DropKey,
-        stats: &DropStats,
+        drop: &Drop,
     ) {
+        let (key, stats) = (&drop.key, &drop.stats);
         let packets = stats.skbs + stats.gso_packets;
         let bytes = stats.bytes + stats.gso_bytes;
         let cell = self.dropped_flow(source, key, stats);
@@ -102,7 +120,7 @@ impl Collector {
         let symbol = sweep.names.symbol(key.location);
         let judged = may_be_policy(cause(&reason, symbol), engine)
             .then(|| judge.ask(&sweep.whois, engine, &asked, sweep.now.monotonic_ns));
-        let attribution = attribute(&self.evidence(key, stats, &ends, judged, &reason, symbol));
+        let attribution = attribute(&self.evidence(drop, &ends, judged, &reason, symbol));
         let connections = self.attempts.count(key, stats, sweep.now.monotonic_ns);
 
         let whois = &sweep.whois;
@@ -184,13 +202,13 @@ impl Collector {
 
     fn evidence<'a>(
         &self,
-        key: &DropKey,
-        stats: &DropStats,
+        drop: &Drop,
         ends: &Ends,
         judged: Option<&Judged>,
         reason: &'a str,
         symbol: &'a str,
     ) -> Evidence<'a> {
+        let (key, stats) = (&drop.key, &drop.stats);
         let opinion = |side| judged.map_or(Opinion::None, |judged| judged.side(side).opinion);
         Evidence {
             reason,
@@ -200,7 +218,7 @@ impl Collector {
             state: key.state,
             source_translated: ends.source_translated,
             tracking: self.circumstances.tracking,
-            table_full: self.circumstances.table_full,
+            table_full: drop.table_full,
             ttl: stats.ttl,
             dst: ends.server.place(),
             dst_port: ends.dst.1,

@@ -62,7 +62,7 @@ impl Collector {
                     sweep.families.tcp.handshake(seen.class(), seen.nat(), ns);
                 }
                 Fate::Refused => self.fail(source, sweep, cell, Outcome::Refused),
-                Fate::Silent => match self.left_by(source, sweep, cell) {
+                Fate::Silent => match left_by(source, sweep, cell) {
                     Some(Role::Uplink) => self.fail(source, sweep, cell, Outcome::Unanswered),
                     Some(Role::Pod) => self.fail(source, sweep, cell, Outcome::PodSilent),
                     _ => {}
@@ -117,12 +117,6 @@ impl Collector {
         sweep.families.tcp.failure(labels, outcome);
     }
 
-    /// The kind of interface through which a flow was seen to leave the node.
-    fn left_by<S: Source>(&self, source: &S, sweep: &Sweep, cell: u32) -> Option<Role> {
-        let out = Half::read(source, cell).out_ifindex();
-        (out != 0).then(|| sweep.whois.plan.role(out)).flatten()
-    }
-
     /// Counts a health probe for the service whose port it asks.
     fn settle_probe<S: Source>(&self, source: &S, sweep: &mut Sweep, cell: u32, fate: &Fate) {
         let failure = match fate {
@@ -142,4 +136,10 @@ impl Collector {
         };
         sweep.families.probes.add(party, port, failure);
     }
+}
+
+/// The kind of interface through which a flow was seen to leave the node.
+fn left_by<S: Source>(source: &S, sweep: &Sweep, cell: u32) -> Option<Role> {
+    let out = Half::read(source, cell).out_ifindex();
+    (out != 0).then(|| sweep.whois.plan.role(out)).flatten()
 }

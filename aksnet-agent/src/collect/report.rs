@@ -45,8 +45,6 @@ pub struct Circumstances {
     pub engine: Engine,
     /// Whether the node tracks connections.
     pub tracking: bool,
-    /// Whether the conntrack table is full; `None`: not known.
-    pub table_full: Option<bool>,
 }
 
 impl Default for Circumstances {
@@ -54,7 +52,6 @@ impl Default for Circumstances {
         Self {
             engine: Engine::Kubernetes,
             tracking: true,
-            table_full: None,
         }
     }
 }

@@ -62,6 +62,11 @@ pub trait Source {
     /// When the kernel refuses to read a map.
     fn totals(&self) -> anyhow::Result<Totals>;
 
+    /// Whether the connection table is full, or was when the drops that were taken last happened; `None`: not known.
+    fn conntrack_is_full(&self) -> Option<bool> {
+        None
+    }
+
     /// What was dropped since the last call, complete and each packet once. `cell` and `last_ns` are those of
     /// the latest drop, the other fields are sums.
     ///

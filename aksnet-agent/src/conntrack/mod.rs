@@ -22,6 +22,9 @@ pub mod table;
 
 pub mod snat;
 
+// Asked when a drop has to be explained.
+pub mod fullness;
+
 // Keeping it.
 pub mod schedule;
 

@@ -96,14 +96,14 @@ pub(super) fn show(binary: &Path, node: NodeKind, scenario: Scenario, keep: bool
     )?;
     say::step(&agent.watches()?);
     example.policies()?;
-    example.node(&agent.scrape()?);
+    Example::node(&agent.scrape()?);
     if scenario == Scenario::Gap {
         std::thread::sleep(GRACE * 2);
     }
     example.traffic()?;
     match scenario {
         Scenario::Policy => example.denials(&agent)?,
-        Scenario::Gap => example.gap(&agent)?,
+        Scenario::Gap => Example::gap(&agent)?,
     }
     example.reasons(&agent)?;
     if keep {
@@ -202,7 +202,7 @@ impl<'a> Example<'a> {
         Ok(())
     }
 
-    fn node(&self, scrape: &Scrape) {
+    fn node(scrape: &Scrape) {
         let infos = scrape.sums_by("aksnet_node_info", ["cni", "policy_engine"]);
         for ([cni, engine], _) in infos {
             say::step(&format!(
@@ -286,7 +286,7 @@ impl<'a> Example<'a> {
         Ok(())
     }
 
-    fn gap(&self, agent: &Agent<'_>) -> Result<()> {
+    fn gap(agent: &Agent<'_>) -> Result<()> {
         const GAP: &str = "aksnet_policy_gap_connections_total";
         let scrape = Self::settled(agent, GAP, ATTEMPTS)?;
         say::heading("What the policies deny and the node forwards");

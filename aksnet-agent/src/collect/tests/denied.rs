@@ -124,7 +124,6 @@ impl Shop {
             circumstances: Circumstances {
                 engine,
                 tracking: true,
-                table_full: Some(false),
             },
         }
     }
