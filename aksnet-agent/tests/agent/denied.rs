@@ -319,7 +319,7 @@ fn a_peer_whose_labels_are_not_known_leaves_a_candidate_and_remote_pods_make_it_
 }
 
 /// What `aksnet-agent drops` says of so many packets, as JSON.
-fn recent_drops(bed: &Testbed, home: &Home, args: &[&str], packets: u64) -> Result<Vec<Value>> {
+pub fn recent_drops(bed: &Testbed, home: &Home, args: &[&str], packets: u64) -> Result<Vec<Value>> {
     let mut command = home.command(bed, "drops");
     command.args(["--json", "--recent"]).args(args);
     command.stdout(std::process::Stdio::piped());

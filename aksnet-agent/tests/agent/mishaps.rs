@@ -3,16 +3,20 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use pnet::datalink::Channel;
 use serde_json::json;
 use xtask::testbed::{
     Backend, Builder, Engine, Proxy, Testbed,
     api::objects,
+    counters,
+    frame::{self, Frame, Packet},
     mishap::{self, handshake, handshake::Outcome},
 };
 
 use crate::{
     cluster,
+    denied::recent_drops,
     life::{Agent, Home, eventually, turn},
     scrape::Scrape,
 };
@@ -98,6 +102,54 @@ fn each_has_its_cause_where_calico_enforces_policies() -> Result<()> {
     // A rule of somebody else's that drops what the policies deny as well cannot be told from Calico's.
     let except = ["administrator's rule"];
     each_has_its_cause(Testbed::azure_overlay().engine(Engine::Calico), &except)
+}
+
+#[test]
+fn a_drop_that_nothing_explains_says_where_in_the_kernel_it_happened() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::azure_overlay().build()?;
+    let home = Home::new()?;
+    let _api = cluster::start(&bed)?;
+    let agent = Agent::start(&bed, &home, cluster::flags(&bed, &home)?)?;
+    let (pod, web) = (bed.pod(0), bed.pod(1));
+    let mac = |netns, name: &str| -> Result<[u8; 6]> {
+        let mac = counters::link(netns, name)?.mac;
+        frame::parse_mac(&mac).with_context(|| format!("{mac} is no address"))
+    };
+    let datagram = Packet::udp(
+        (pod.ip(), 40_000).into(),
+        (web.ip(), 9_000).into(),
+        b"whatever",
+    );
+    let gateway = mac(bed.node().netns(), pod.veth())?;
+    let mut octets = Frame::new(mac(pod.netns(), "eth0")?, gateway, datagram).build();
+    // The IP header's checksum: the node throws such a packet away before it looks any further.
+    octets[24] ^= 0xff;
+    pod.netns().run(|| {
+        let all = pnet::datalink::interfaces();
+        let eth0 = all.iter().find(|one| one.name == "eth0").context("eth0")?;
+        let channel = pnet::datalink::channel(eth0, pnet::datalink::Config::default())?;
+        let Channel::Ethernet(mut sender, _) = channel else {
+            anyhow::bail!("no Ethernet")
+        };
+        for _ in 0..PACKETS {
+            sender.send_to(&octets, None).context("no room")??;
+        }
+        Ok(())
+    })?;
+    let scrape = agent.settled()?;
+    let packets = u64::from(PACKETS);
+    assert_eq!(
+        by_cause(&scrape),
+        Causes::from([(["other".to_owned()], packets)])
+    );
+    let records = recent_drops(&bed, &home, &["--cause=other"], packets)?;
+    let record = &records[0];
+    assert_eq!(record["reason"], "ip_csum");
+    let location = record["location"].as_str().unwrap_or_default();
+    assert!(location.starts_with("ip_rcv_core"), "{record}");
+    assert_eq!(record["in_interface"], pod.veth());
+    Ok(())
 }
 
 fn outcomes(scrape: &Scrape) -> [u64; 3] {
