@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
-use pnet::datalink::Channel;
 use serde_json::json;
 use xtask::testbed::{
     Backend, Builder, Engine, Proxy, Testbed,
@@ -12,6 +11,7 @@ use xtask::testbed::{
     counters,
     frame::{self, Frame, Packet},
     mishap::{self, handshake, handshake::Outcome},
+    traffic::FrameSocket,
 };
 
 use crate::{
@@ -125,18 +125,10 @@ fn a_drop_that_nothing_explains_says_where_in_the_kernel_it_happened() -> Result
     let mut octets = Frame::new(mac(pod.netns(), "eth0")?, gateway, datagram).build();
     // The IP header's checksum: the node throws such a packet away before it looks any further.
     octets[24] ^= 0xff;
-    pod.netns().run(|| {
-        let all = pnet::datalink::interfaces();
-        let eth0 = all.iter().find(|one| one.name == "eth0").context("eth0")?;
-        let channel = pnet::datalink::channel(eth0, pnet::datalink::Config::default())?;
-        let Channel::Ethernet(mut sender, _) = channel else {
-            anyhow::bail!("no Ethernet")
-        };
-        for _ in 0..PACKETS {
-            sender.send_to(&octets, None).context("no room")??;
-        }
-        Ok(())
-    })?;
+    let socket = FrameSocket::open(pod.netns(), "eth0")?;
+    for _ in 0..PACKETS {
+        socket.send(&octets)?;
+    }
     let scrape = agent.settled()?;
     let packets = u64::from(PACKETS);
     assert_eq!(
