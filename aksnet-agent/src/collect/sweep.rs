@@ -177,9 +177,11 @@ impl Collector {
         self.circumstances = circumstances;
     }
 
-    /// The drops of the last sweep, for the drop log: at most [`super::report::RECORDS`] of them.
+    /// The drops of the last sweep, for the drop log, the oldest first: at most [`super::report::RECORDS`] of them.
     pub fn take_records(&mut self) -> Vec<Found> {
-        std::mem::take(&mut self.records)
+        let mut records = std::mem::take(&mut self.records);
+        records.sort_by_key(|found| found.record.unix_ms);
+        records
     }
 
     /// The metrics that this collector adds to.

@@ -266,9 +266,7 @@ impl<'a> Example<'a> {
             println!("  {line}");
         }
         say::heading("The same for Prometheus");
-        for line in scrape.greatest("aksnet_policy_denied_connections_total", 3) {
-            println!("  {line}");
-        }
+        by_pair(&scrape, "aksnet_policy_denied_connections_total");
         let seen = scrape.sum(DENIED, &[("policy", "shop/db-policy")]);
         println!(
             "\n  {:<66} {counted:>4}",
@@ -290,13 +288,8 @@ impl<'a> Example<'a> {
         const GAP: &str = "aksnet_policy_gap_connections_total";
         let scrape = Self::settled(agent, GAP, ATTEMPTS)?;
         say::heading("What the policies deny and the node forwards");
-        for line in scrape
-            .greatest(GAP, 3)
-            .into_iter()
-            .chain(scrape.greatest("aksnet_policy_gap_packets_total", 3))
-        {
-            println!("  {line}");
-        }
+        by_pair(&scrape, GAP);
+        by_pair(&scrape, "aksnet_policy_gap_packets_total");
         let seen = scrape.sum(GAP, &[("policy", "shop/db-policy")]);
         ensure!(
             is(seen, ATTEMPTS),
@@ -325,6 +318,29 @@ impl<'a> Example<'a> {
             println!("  {}", say::dim(&format!("exit code {code}")));
         }
         Ok(())
+    }
+}
+
+/// A metric's samples by policy and by who talks to whom.
+fn by_pair(scrape: &Scrape, name: &str) {
+    println!("  {name}");
+    let labels = [
+        "direction",
+        "policy",
+        "src_namespace",
+        "src_workload",
+        "dst_namespace",
+        "dst_workload",
+    ];
+    for (values, count) in scrape.sums_by(name, labels) {
+        let pairs = labels.iter().zip(&values);
+        let pairs: Vec<String> = pairs.map(|(k, v)| format!("{k}=\"{v}\"")).collect();
+        let (first, second) = pairs.split_at(2);
+        println!(
+            "    {{{},\n     {}}} {count}",
+            first.join(","),
+            second.join(",")
+        );
     }
 }
 
