@@ -40,7 +40,7 @@ const ORPHANS: usize = 256;
 
 /// Drops of one tuple, reason and place.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Drop {
+pub(super) struct Dropped {
     key: DropKey,
     stats: DropStats,
     /// Whether the conntrack table was full, where that matters; `None`: not known.
@@ -84,7 +84,7 @@ impl Collector {
         let waited = std::mem::take(&mut self.orphans.young);
         let mut judge = Judge::default();
         let tracking = self.circumstances.tracking;
-        let taken = drops.into_iter().map(|(key, stats)| Drop {
+        let taken = drops.into_iter().map(|(key, stats)| Dropped {
             key,
             stats,
             // Asked at once: some wait for the name of their flow.
@@ -107,7 +107,7 @@ impl Collector {
         source: &S,
         sweep: &mut Sweep,
         judge: &mut Judge,
-        drop: &Drop,
+        drop: &Dropped,
     ) {
         let (key, stats) = (&drop.key, &drop.stats);
         let packets = stats.skbs + stats.gso_packets;
@@ -202,7 +202,7 @@ impl Collector {
 
     fn evidence<'a>(
         &self,
-        drop: &Drop,
+        drop: &Dropped,
         ends: &Ends,
         judged: Option<&Judged>,
         reason: &'a str,

@@ -11,7 +11,7 @@ use aksnet_common::{
 use super::{
     cause::Cause,
     delta::HEARD,
-    dropped::Drop,
+    dropped::Dropped,
     join::{self, Side},
     judge::{Half, facts, labels},
     source::Source,
@@ -28,7 +28,7 @@ pub(super) struct Orphans {
     /// Drops whose tuple is no live flow's: counted together, as long as they are recent.
     pub(super) drops: HashMap<DropKey, (DropStats, Cause)>,
     /// Drops whose flow is there but too young to be judged: the next sweep knows what they belong to.
-    pub(super) young: Vec<Drop>,
+    pub(super) young: Vec<Dropped>,
     /// Flows in the spill that was taken last: one that is still there opened nothing.
     spilled: HashSet<FlowKey>,
 }
