@@ -126,7 +126,7 @@ fn a_packet_that_npm_drops_has_its_policys_name() -> Result<()> {
 /// A node with an engine that enforces both policies, as the API has them.
 struct Enforced {
     bed: Testbed,
-    _api: ApiServer,
+    api: ApiServer,
     home: Home,
 }
 
@@ -137,7 +137,7 @@ impl Enforced {
         api.apply_all([web_policy(), batch_policy()]);
         let enforced = Self {
             bed,
-            _api: api,
+            api,
             home: Home::new()?,
         };
         enforced.bed.enforce(&enforced.isolations())?;
@@ -280,6 +280,55 @@ fn kindnets_denials_are_counted_by_policy_as_its_own_program_counts_them() -> Re
         let builder = Testbed::kind().dual_stack(true);
         engine_and_metrics_agree(builder, engine, name)?;
     }
+    Ok(())
+}
+
+#[test]
+fn odd_policies_and_a_deletion_under_way_disturb_no_other() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let enforced = Enforced::new(Testbed::azure_overlay().engine(Engine::AzureNpm))?;
+    let (bed, api) = (&enforced.bed, &enforced.api);
+    let web = json!({"matchLabels": {"app": "web"}});
+    let block = |cidr: &str| json!({"ipBlock": {"cidr": cidr}});
+    let many: Vec<Value> = (0..5_000)
+        .map(|n| json!({"from": [block(&format!("198.18.{}.{}/32", n / 250, n % 250))]}))
+        .collect();
+    // None of them isolates a pod of the shop beside those that the engine enforces, or all of their parts are no good.
+    for (namespace, name, spec) in [
+        ("nowhere", "web-policy", json!({"podSelector": web})),
+        ("shop", "spec-is-a-list", json!([1, 2, 3])),
+        (
+            "shop",
+            "types-are-odd",
+            json!({"podSelector": 7, "policyTypes": {"a": null}}),
+        ),
+        (
+            "default",
+            "many-rules",
+            json!({"podSelector": {}, "ingress": many}),
+        ),
+        (
+            "default",
+            "no-cidr",
+            json!({"podSelector": {}, "ingress": [{"from": [block("10.0.0.0/99")]}]}),
+        ),
+    ] {
+        api.apply(objects::policy(namespace, name, &spec));
+    }
+    let agent = enforced.agent()?;
+    let (cache, to) = (bed.pod(4), SocketAddr::new(bed.pod(1).ip(), 8080));
+    assert_eq!(connect(cache.netns(), to, SOON)?, Connect::TimedOut);
+    // The engine lags behind: what it drops just after the deletion is still that policy's.
+    api.delete("NetworkPolicy", "shop", "web-policy");
+    assert_eq!(connect(cache.netns(), to, SOON)?, Connect::TimedOut);
+    let scrape = agent.settled()?;
+    let packets = bed.denied_packets("shop/web-policy", Side::Ingress)?;
+    let labels = [("policy", "shop/web-policy"), ("confidence", "exact")];
+    assert_eq!(denied(&scrape, &labels), (packets, 2));
+    assert_eq!(denied(&scrape, &[]), (packets, 2));
+    let records = recent_drops(bed, &enforced.home, &["--cause=policy"], packets)?;
+    let last = records.last().context("a record")?["why"].to_string();
+    assert!(last.contains("a moment ago"), "{last}");
     Ok(())
 }
 
