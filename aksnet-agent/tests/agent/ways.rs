@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use aksnet_agent::identify::kube;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -143,7 +144,7 @@ fn every_way(remote_pods: bool) -> Result<()> {
     ]);
     equal(&connections(&scrape), &expected);
     let synced = scrape.count_by("aksnet_agent_identity_synced", ["source"]);
-    assert_eq!(synced.len(), if remote_pods { 6 } else { 5 });
+    assert_eq!(synced.len(), kube::kinds(remote_pods).count());
     let complaints = agent.complaints();
     assert!(complaints.is_empty(), "{complaints:?}");
     agent.stop(Signal::SIGTERM)?;
