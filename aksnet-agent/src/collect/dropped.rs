@@ -298,15 +298,20 @@ impl Collector {
         let before = before.unwrap_or(own);
         let source_translated = (before.src, before.src_port) != (own.src, own.src_port);
         let dialled = (before.dst, before.dst_port);
+        let (src, dst) = drop_peers(drop, stats, before.src, whois);
         let (client, server) = match (cell, side) {
             (Some(cell), Some(side)) => {
-                let (_, verdict) = self.verdict(source, whois, cell);
-                match side {
+                let (half, verdict) = self.verdict(source, whois, cell);
+                let (from, to) = match side {
                     Side::Originator => (verdict.client, verdict.server),
                     Side::Reply => (verdict.server, verdict.client),
-                }
+                };
+                // The flow's translation is not known where no packet of it was seen to leave: then its far end is who
+                // was dialled, and the dropped packet itself knows better.
+                let left_for = half.after.unwrap_or(half.hot.key.tuple()).dst;
+                (from, if left_for == own.dst { to } else { dst })
             }
-            _ => drop_peers(drop, stats, before.src, whois),
+            _ => (src, dst),
         };
         Ends {
             src: (before.src, before.src_port),

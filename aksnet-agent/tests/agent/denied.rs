@@ -230,7 +230,8 @@ fn engine_and_metrics_agree(builder: Builder, engine: Engine, name: &str) -> Res
             ("engine", name),
         ];
         let (counted, _) = denied(&scrape, &labels);
-        assert_eq!(counted, packets, "{name}: {policy}");
+        let all = scrape.samples_of("aksnet_drop_packets_total");
+        assert_eq!(counted, packets, "{name}: {policy}: {all:#?}");
     }
     let (packets, attempts) = denied(&scrape, &[]);
     assert_eq!((packets, attempts), (all, connections), "{name}");

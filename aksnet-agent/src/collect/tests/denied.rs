@@ -263,6 +263,27 @@ fn a_denied_connection_is_named_by_its_policy_and_counted_once() {
 }
 
 #[test]
+fn a_drop_whose_flow_was_never_seen_to_leave_is_that_of_the_pod_that_was_meant() {
+    let mut shop = Shop::new(Engine::Calico);
+    // Counted as it entered; its passage is lost, as after a queue to user space.
+    let dialled = tuple(BATCH, 40_000, SERVICE, 80);
+    let packet = FakePacket {
+        key: key(TCP, POD_IF, dialled),
+        bytes: 60,
+        ns: shop.node.ns,
+        tcp: SYN,
+        ..FakePacket::default()
+    };
+    shop.node.source.play(&packet);
+    shop.node.after(20);
+    shop.sweep();
+    shop.deny(BATCH, 40_000, 0, 7);
+    shop.sweep();
+    let labels = [("policy", "shop/web-policy"), ("dst_workload", "web")];
+    assert_eq!(shop.denied(&labels), (1.0, 1.0), "{}", shop.node.text());
+}
+
+#[test]
 fn several_isolating_policies_are_candidates_in_the_order_of_their_names() {
     let mut shop = Shop::new(Engine::Calico);
     shop.apply(web_policy("another"), START - 60 * SECOND);
