@@ -8,6 +8,8 @@
 
 use std::collections::HashMap;
 
+use aksnet_common::{flow::HotCell, packet::TCP};
+
 use super::{
     attribute::Opinion,
     delta::GAP,
@@ -23,6 +25,10 @@ use crate::{
     plan::Place,
     policy::{engine::Engine, index::When, model},
 };
+
+/// For how long conntrack remembers a stream of datagrams that pauses (`nf_conntrack_udp_timeout_stream`), in
+/// nanoseconds: what is first seen so long after the agent's start is new.
+const LONGEST_PAUSE_NS: u64 = 120_000_000_000;
 
 /// A candidate.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +99,9 @@ impl Collector {
             return None;
         }
         let half = Half::read(source, cell);
+        if !self.began_in_sight(&half.hot) {
+            return None;
+        }
         let before = half.hot.key.tuple();
         let after = half.after.unwrap_or(before);
         let asked = Asked {
@@ -119,6 +128,16 @@ impl Collector {
             src: party(&mut sweep.families.symbols, whois, &verdict.client),
             dst: party(&mut sweep.families.symbols, whois, &verdict.server),
         })
+    }
+
+    /// Whether the connection began while the agent looked. One that was there before may be older than the policies,
+    /// which the agent finds at its start without knowing since when they are there.
+    fn began_in_sight(&self, hot: &HotCell) -> bool {
+        if hot.key.protocol == TCP {
+            return hot.connections > 0;
+        }
+        let started = self.started_ns.unwrap_or_default();
+        hot.first_ns >= started.saturating_add(LONGEST_PAUSE_NS)
     }
 
     /// Counts a candidate's packets, if they are known to be forwarded.

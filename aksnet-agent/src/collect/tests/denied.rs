@@ -391,6 +391,27 @@ fn a_connection_that_was_there_before_the_policy_settled_is_no_gap() {
 }
 
 #[test]
+fn what_may_be_older_than_the_agent_is_no_gap() {
+    let mut shop = Shop::new(Engine::None);
+    // Seen midway: it may have begun before there was a policy.
+    let t = tuple(BATCH, 40_000, WEB, 8080);
+    let flow = key(TCP, POD_IF, t);
+    shop.node.packet(flow, t, WEB_IF, ACK, STAGE_FIRST);
+    let datagrams = |port| key(UDP, POD_IF, tuple(BATCH, port, WEB, 53));
+    let send = |shop: &mut Shop, port| {
+        let flow = datagrams(port);
+        shop.node.packet(flow, flow.tuple(), WEB_IF, 0, STAGE_FIRST);
+        shop.node.after(20);
+        shop.sweep();
+    };
+    send(&mut shop, 1);
+    assert_eq!(shop.gap(), (0.0, 0.0));
+    shop.node.after(121_000);
+    send(&mut shop, 2);
+    assert_eq!(shop.gap(), (1.0, 1.0), "{}", shop.node.text());
+}
+
+#[test]
 fn a_connection_that_is_dropped_is_no_gap() {
     let mut shop = Shop::new(Engine::Calico);
     let t = tuple(BATCH, 40_000, WEB, 8080);
