@@ -284,6 +284,78 @@ fn kindnets_denials_are_counted_by_policy_as_its_own_program_counts_them() -> Re
     Ok(())
 }
 
+/// From outside to a pod, and from a pod to the outside, with the node's translations in between. Azure NPM does not
+/// judge what comes by a load balancer or node port with `externalTrafficPolicy: Cluster`, as kube-proxy's rule for such
+/// packets accepts them first: what policies deny there is a gap.
+fn denied_at_the_edge(builder: Builder, engine: Engine, name: &str) -> Result<()> {
+    let enforced = Enforced::new(builder.engine(engine))?;
+    let bed = &enforced.bed;
+    let (web, batch) = (bed.pod(1), bed.pod(3));
+    let server = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
+    let balanced = Service::load_balancer("shop", "balanced", 80, 30_080, bed.frontend_ip());
+    let balanced = bed.add_service(balanced.endpoints([server.address()]))?;
+    let internet = TcpServer::echo(bed.outside(), (bed.outside_ip(), 443))?;
+    // Everything was so before the agent came.
+    let mut flags = cluster::flags(bed, &enforced.home)?;
+    flags.push("--policy-grace=0s".to_owned());
+    let agent = Agent::start(bed, &enforced.home, flags)?;
+    let node_port = SocketAddr::new(bed.node().ip(), 30_080);
+    let frontend = balanced.frontend();
+    let by_port = if engine == Engine::AzureNpm {
+        Connect::Connected
+    } else {
+        Connect::TimedOut
+    };
+    for (from, to, ended) in [
+        (bed.outside(), frontend, by_port),
+        (bed.outside(), node_port, by_port),
+        (batch.netns(), internet.address(), Connect::TimedOut),
+    ] {
+        assert_eq!(connect(from, to, SOON)?, ended, "{name}: {to}");
+    }
+    let scrape = agent.settled()?;
+    let enforces = u64::from(engine != Engine::AzureNpm);
+    let ingress = [
+        ("policy", "shop/web-policy"),
+        ("src_workload", "internet"),
+        ("dst_workload", "web"),
+    ];
+    let egress = [
+        ("policy", "shop/batch-policy"),
+        ("src_workload", "batch"),
+        ("dst_workload", "internet"),
+    ];
+    assert_eq!(denied(&scrape, &egress), (1, 1), "{name}");
+    assert_eq!(
+        denied(&scrape, &ingress),
+        (2 * enforces, 2 * enforces),
+        "{name}"
+    );
+    let exact = [("confidence", "exact")];
+    assert_eq!(denied(&scrape, &exact), denied(&scrape, &[]), "{name}");
+    let gap = |labels| scrape.count("aksnet_policy_gap_connections_total", labels);
+    assert_eq!(gap(&ingress), 2 - 2 * enforces, "{name}");
+    assert_eq!(gap(&[]), gap(&ingress), "{name}");
+
+    let of_web = ["--cause=policy"];
+    let records = recent_drops(bed, &enforced.home, &of_web, 1 + 2 * enforces)?;
+    let dialled: Vec<&Value> = records.iter().map(|record| &record["dialled"]).collect();
+    let address = |to: SocketAddr| json!([to.ip(), to.port()]);
+    let (frontend, node_port) = (address(frontend), address(node_port));
+    let expected = [&frontend, &node_port, &Value::Null];
+    let seen = expected.len() - records.len();
+    assert_eq!(dialled, expected[seen..], "{name}");
+    Ok(())
+}
+
+#[test]
+fn clients_from_outside_and_ways_out_are_denied_by_name() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    denied_at_the_edge(Testbed::azure_overlay(), Engine::AzureNpm, "azure_npm")?;
+    denied_at_the_edge(Testbed::azure_overlay(), Engine::Calico, "calico")?;
+    denied_at_the_edge(Testbed::kind(), Engine::Kindnet, "kindnet")
+}
+
 #[test]
 fn odd_policies_and_a_deletion_under_way_disturb_no_other() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
