@@ -94,7 +94,7 @@ fn each_has_its_cause_on_a_node_without_an_engine() -> Result<()> {
 #[test]
 fn each_has_its_cause_with_rules_in_legacy_iptables_and_services_in_nftables() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    each_has_its_cause(Testbed::azure_overlay().backend(Backend::Legacy), &[])?;
+    each_has_its_cause(Testbed::kubenet().backend(Backend::Legacy), &[])?;
     each_has_its_cause(Testbed::azure_overlay().proxy(Proxy::Nftables), &[])
 }
 
