@@ -6,6 +6,7 @@ use std::{
 };
 
 use aksnet_common::flow::Addr;
+use nix::net::if_::if_indextoname;
 use serde_json::{Value, json};
 
 use crate::{
@@ -216,6 +217,10 @@ impl Inner {
             if found.record.location.is_empty() {
                 found.record.location = names.next().unwrap_or_default().into();
             }
+            let record = &mut found.record;
+            for interface in [&mut record.in_interface, &mut record.out_interface] {
+                name_interface(interface);
+            }
             found.record
         });
         let records: Vec<_> = records.collect();
@@ -260,6 +265,14 @@ impl Inner {
             [] => Ok(()),
             errors => Err(anyhow::anyhow!("{}", errors.join("; "))),
         }
+    }
+}
+
+/// The name of an interface that is not watched, such as the pods' bridge, and so has none in the plan.
+fn name_interface(shown: &mut String) {
+    let index = shown.strip_prefix("if").and_then(|n| n.parse().ok());
+    if let Some(name) = index.and_then(|index| if_indextoname(index).ok()) {
+        *shown = name.to_string_lossy().into_owned();
     }
 }
 

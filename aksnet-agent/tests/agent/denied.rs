@@ -317,7 +317,7 @@ fn denied_at_the_edge(builder: Builder, engine: Engine, name: &str) -> Result<()
         assert_eq!(connect(from, to, SOON)?, ended, "{name}: {to}");
     }
     let scrape = agent.settled()?;
-    let enforces = u64::from(engine != Engine::AzureNpm);
+    let judged = u64::from(engine != Engine::AzureNpm);
     let ingress = [
         ("policy", "shop/web-policy"),
         ("src_workload", "internet"),
@@ -331,17 +331,17 @@ fn denied_at_the_edge(builder: Builder, engine: Engine, name: &str) -> Result<()
     assert_eq!(denied(&scrape, &egress), (1, 1), "{name}");
     assert_eq!(
         denied(&scrape, &ingress),
-        (2 * enforces, 2 * enforces),
+        (2 * judged, 2 * judged),
         "{name}"
     );
     let exact = [("confidence", "exact")];
     assert_eq!(denied(&scrape, &exact), denied(&scrape, &[]), "{name}");
     let gap = |labels| scrape.count("aksnet_policy_gap_connections_total", labels);
-    assert_eq!(gap(&ingress), 2 - 2 * enforces, "{name}");
+    assert_eq!(gap(&ingress), 2 - 2 * judged, "{name}");
     assert_eq!(gap(&[]), gap(&ingress), "{name}");
 
     let of_web = ["--cause=policy"];
-    let records = recent_drops(bed, &enforced.home, &of_web, 1 + 2 * enforces)?;
+    let records = recent_drops(bed, &enforced.home, &of_web, 1 + 2 * judged)?;
     let dialled: Vec<&Value> = records.iter().map(|record| &record["dialled"]).collect();
     let address = |to: SocketAddr| json!([to.ip(), to.port()]);
     let (frontend, node_port) = (address(frontend), address(node_port));

@@ -1,10 +1,13 @@
 //! Is it policy at all: every other way in which a node loses packets has its own cause, to the packet, also where
 //! policies deny the same traffic and an engine stands ready.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use xtask::testbed::{
     Backend, Builder, Engine, Proxy, Testbed,
     api::objects,
@@ -48,6 +51,7 @@ fn each_has_its_cause(builder: Builder, except: &[&str]) -> Result<()> {
     let agent = Agent::start(&bed, &home, flags)?;
     let mut wrong = Vec::new();
     let mut expected = Causes::new();
+    let mut senders = BTreeSet::new();
     let mut before = by_cause(&agent.settled()?);
     for family in bed.families() {
         for mishap in mishap::all() {
@@ -64,6 +68,11 @@ fn each_has_its_cause(builder: Builder, except: &[&str]) -> Result<()> {
             // What should not be counted, or not there, would be by now; what comes later is in the sum below.
             std::thread::sleep(MOMENT);
             let after = by_cause(&agent.scrape()?);
+            senders.insert([
+                mishap.cause.to_owned(),
+                loss.source.ip().to_string(),
+                loss.interface.clone(),
+            ]);
             *expected.entry([mishap.cause.to_owned()]).or_default() += loss.packets;
             let risen: Vec<(String, u64)> = after
                 .iter()
@@ -82,6 +91,27 @@ fn each_has_its_cause(builder: Builder, except: &[&str]) -> Result<()> {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(by_cause(&agent.settled()?), expected);
+    // The log has the same, with who sent it and where it came in.
+    let packets = expected.values().sum();
+    let records = recent_drops(&bed, &home, &[], packets)?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    // On kubenet, what falls in PREROUTING falls before the bridge has passed it up: it came in by the port.
+    let bridge = counters::link(bed.node().netns(), "cbr0").is_ok();
+    let interface = |record: &Value| match text(&record["in_interface"]) {
+        port if bridge && port == bed.pod(0).veth() => "cbr0".to_owned(),
+        other => other,
+    };
+    let logged: BTreeSet<[String; 3]> = records
+        .iter()
+        .map(|record| {
+            [
+                text(&record["cause"]),
+                text(&record["src"]["address"]),
+                interface(record),
+            ]
+        })
+        .collect();
+    assert_eq!(logged, senders);
     Ok(())
 }
 
