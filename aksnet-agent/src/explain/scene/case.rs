@@ -1,59 +1,23 @@
-//! The *scene*: the pods, namespaces, services, nodes and policies that somebody asks about, and who is meant by a name
-//! or an address. Pure.
+//! A *case*: the question, with its parties found in the scene.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 use aksnet_common::packet::{ICMP, ICMPV6};
-use serde_json::Value;
 
-use super::{
-    question::{Asked, AskedPort},
-    template,
-};
+use super::{Offer, Scene};
 use crate::{
     config::suggest::hint,
     exit::{Exit, Failure},
-    identify::{
-        object::{Kind, Labels, Node, Object, Pod, Service, Text},
-        reduce::Reducer,
-    },
+    explain::question::{Asked, AskedPort},
+    identify::object::{Pod, Service, Text},
     policy::{
         flow::{End, Flow, Pod as PolicyPod, Who},
-        index::Policies,
         words::Protocol,
     },
 };
 
 /// Not known.
 const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-
-/// Everything that was read.
-#[derive(Debug, Default)]
-pub struct Scene {
-    reducer: Reducer,
-    /// Namespace given to what has none.
-    namespace: String,
-    pods: BTreeMap<(Text, Text), Pod>,
-    services: BTreeMap<(Text, Text), Offer>,
-    namespaces: BTreeMap<Text, Labels>,
-    nodes: Vec<Node>,
-    policies: Policies,
-    /// Policies of other kinds that were met, with how many of each.
-    unread: BTreeMap<String, usize>,
-    /// What was left out of an object, or replaced another one, for people.
-    warnings: Vec<String>,
-}
-
-/// A service with the ports of its pods that its own lead to.
-#[derive(Debug)]
-struct Offer {
-    service: Service,
-    /// Port, protocol, and `targetPort`.
-    targets: Vec<(u16, u8, AskedPort)>,
-}
 
 /// Who is meant.
 #[derive(Debug)]
@@ -87,142 +51,6 @@ pub struct Case<'s> {
 }
 
 impl Scene {
-    /// A scene whose objects are of this namespace where they name none.
-    #[must_use]
-    pub fn new(namespace: &str) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            ..Self::default()
-        }
-    }
-
-    /// The policies.
-    #[must_use]
-    pub fn policies(&self) -> &Policies {
-        &self.policies
-    }
-
-    /// What was left out, one line each.
-    #[must_use]
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
-    }
-
-    /// Takes an object, or a list of them. What is of no interest is left.
-    ///
-    /// # Errors
-    /// When it is no Kubernetes object.
-    pub fn take(&mut self, value: Value, place: &str) -> Result<(), Failure> {
-        self.take_as(value, place, "", "")
-    }
-
-    /// Takes an object of this kind, unless it says of which it is itself: items of a list do not.
-    ///
-    /// # Errors
-    /// When it is no Kubernetes object.
-    pub fn take_as(
-        &mut self,
-        mut value: Value,
-        place: &str,
-        api: &str,
-        kind: &str,
-    ) -> Result<(), Failure> {
-        let text = |key: &str| value[key].as_str().map(str::to_owned);
-        let kind = text("kind").unwrap_or_else(|| kind.to_owned());
-        let api = text("apiVersion").unwrap_or_else(|| api.to_owned());
-        if !value.is_object() || kind.is_empty() {
-            return Err(Failure::new(
-                Exit::Data,
-                format_args!("{place}: is no Kubernetes object: it has no kind"),
-            ));
-        }
-        if let (Some(of), Value::Array(items)) = (kind.strip_suffix("List"), value["items"].take())
-        {
-            for item in items {
-                self.take_as(item, place, &api, of)?;
-            }
-            return Ok(());
-        }
-        let group = api.split_once('/').map_or("", |(group, _)| group);
-        self.give_namespace(&mut value);
-        let read_as = match (group, kind.as_str()) {
-            ("", "Pod") => Kind::LocalPod,
-            ("", "Service") => Kind::Service,
-            ("", "Namespace") => Kind::Namespace,
-            ("", "Node") => Kind::Node,
-            ("networking.k8s.io", "NetworkPolicy") => Kind::Policy,
-            (_, other) if other.ends_with("NetworkPolicy") => {
-                *self.unread.entry(kind).or_default() += 1;
-                return Ok(());
-            }
-            (group, other) => match template::pod(group, other, &value) {
-                Some(pod) => {
-                    value = pod;
-                    Kind::LocalPod
-                }
-                None => return Ok(()),
-            },
-        };
-        self.read(read_as, &value, &kind, place);
-        Ok(())
-    }
-
-    fn give_namespace(&self, value: &mut Value) {
-        if let Some(metadata) = value["metadata"].as_object_mut() {
-            let namespace = metadata.entry("namespace").or_insert(Value::Null);
-            if namespace.is_null() || namespace.as_str() == Some("") {
-                *namespace = Value::from(self.namespace.as_str());
-            }
-        }
-    }
-
-    fn read(&mut self, read_as: Kind, value: &Value, kind: &str, place: &str) {
-        // What serde_json wrote it reads.
-        let json = value.to_string();
-        let Ok(reduced) = self.reducer.object(read_as, json.as_bytes()) else {
-            return;
-        };
-        if !reduced.odd.is_empty() {
-            let (odd, label) = (reduced.odd.join(", "), &reduced.label);
-            self.warnings.push(format!(
-                "{place}: {kind} {label}: cannot be read and is left out: {odd}"
-            ));
-        }
-        let twice = match reduced.object {
-            Some(Object::Pod(pod)) => {
-                let key = (pod.namespace.clone(), pod.name.clone());
-                self.pods.insert(key, pod).is_some()
-            }
-            Some(Object::Service(service)) => {
-                let key = (service.namespace.clone(), service.name.clone());
-                let offer = Offer {
-                    targets: targets(value, &service),
-                    service,
-                };
-                self.services.insert(key, offer).is_some()
-            }
-            Some(Object::Namespace(space)) => {
-                self.namespaces.insert(space.name, space.labels).is_some()
-            }
-            Some(Object::Policy(policy)) => {
-                let there = self.policies.get(&policy.namespace, &policy.name).is_some();
-                self.policies.apply(policy, 0);
-                there
-            }
-            Some(Object::Node(node)) => {
-                self.nodes.push(node);
-                false
-            }
-            Some(Object::Slice(_)) | None => false,
-        };
-        if twice {
-            let label = &reduced.label;
-            self.warnings.push(format!(
-                "{place}: {kind} {label}: replaces an earlier one of that name"
-            ));
-        }
-    }
-
     /// Finds who is meant, and by which port.
     ///
     /// # Errors
@@ -479,27 +307,6 @@ fn listed(names: impl Iterator<Item = String>) -> String {
         all if all.len() <= 5 => all.join(", "),
         all => format!("{}, and {} more", all[..5].join(", "), all.len() - 5),
     }
-}
-
-/// `targetPort` of each port of a service, which the agent itself does not need.
-fn targets(value: &Value, service: &Service) -> Vec<(u16, u8, AskedPort)> {
-    let raw = value.pointer("/spec/ports").and_then(Value::as_array);
-    let raw = raw.map(Vec::as_slice).unwrap_or_default();
-    let target = |of: &crate::identify::object::ServicePort| {
-        let same = |one: &&Value| {
-            let protocol = one["protocol"].as_str().unwrap_or("TCP");
-            one["port"] == of.port && Protocol(of.protocol).to_string() == protocol
-        };
-        let target = &raw.iter().find(same)?["targetPort"];
-        let number = target.as_u64().and_then(|port| u16::try_from(port).ok());
-        let target = match (number, target.as_str()) {
-            (Some(0) | None, None) => AskedPort::Number(of.port),
-            (Some(number), _) => AskedPort::Number(number),
-            (None, Some(name)) => AskedPort::Name(name.to_owned()),
-        };
-        Some((of.port, of.protocol, target))
-    };
-    service.ports.iter().filter_map(target).collect()
 }
 
 /// The port's number on that server.
