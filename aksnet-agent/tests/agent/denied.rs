@@ -1,6 +1,10 @@
 //! Which policy drops my packets: the real agent's answer, against what the engine's own counters say.
 
-use std::{io::BufRead as _, net::SocketAddr, time::Duration};
+use std::{
+    io::{BufRead as _, Read as _},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -13,7 +17,7 @@ use xtask::testbed::{
 
 use crate::{
     cluster,
-    life::{Agent, Home, turn},
+    life::{Agent, Home, attached, eventually, turn, wait},
     scrape::Scrape,
 };
 
@@ -284,6 +288,42 @@ fn kindnets_denials_are_counted_by_policy_as_its_own_program_counts_them() -> Re
         let builder = Testbed::kind().dual_stack(true);
         engine_and_metrics_agree(builder, engine, name)?;
     }
+    Ok(())
+}
+
+#[test]
+fn without_an_agent_drops_loads_its_own_programs_and_leaves_nothing() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let enforced = Enforced::new(Testbed::azure_overlay().engine(Engine::AzureNpm))?;
+    let bed = &enforced.bed;
+    let mut command = enforced.home.command(bed, "drops");
+    command.args(["--json", "--count=1", "--cause=policy"]);
+    command.stdout(std::process::Stdio::piped());
+    let mut child = bed.node().netns().spawn(&mut command)?;
+    let all = 1 + bed.node().pods().len();
+    // Two programs on each, by tcx or clsact.
+    eventually("it watches", || Ok(attached(bed)?.len() >= 2 * all))?;
+    let to = SocketAddr::new(bed.pod(1).ip(), 8080);
+    assert_eq!(
+        connect(bed.pod(4).netns(), to, ONE_RETRANSMIT)?,
+        Connect::TimedOut
+    );
+    let status = wait(&mut child, Duration::from_secs(10))?;
+    assert_eq!(status.code(), Some(0));
+    let mut text = String::new();
+    child
+        .stdout
+        .take()
+        .context("a pipe")?
+        .read_to_string(&mut text)?;
+    let record: Value = serde_json::from_str(&text)?;
+    // Nobody has told it of policies: the engine's mark alone says that it was one.
+    assert_eq!(
+        (&record["cause"], &record["confidence"]),
+        (&json!("policy"), &json!("unexplained"))
+    );
+    assert_eq!(attached(bed)?, Vec::<String>::new());
+    assert!(!enforced.home.socket().exists());
     Ok(())
 }
 
