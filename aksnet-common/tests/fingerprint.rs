@@ -1,9 +1,6 @@
 //! A packet is recognised after whatever NAT and forwarding did to it, and is not taken for another one.
 
-#[allow(
-    dead_code,
-    reason = "shared by several test programs, each of which uses its part"
-)]
+#[expect(dead_code, reason = "the parser's tests use the rest")]
 mod frames;
 
 use std::net::IpAddr;

@@ -1,9 +1,5 @@
 //! What the parser reads from frames of every kind, and why it refuses the others.
 
-#[allow(
-    dead_code,
-    reason = "shared by several test programs, each of which uses its part"
-)]
 mod frames;
 
 use aksnet_common::{

@@ -11,18 +11,11 @@ use nix::sys::socket::{
 };
 
 use super::netns::Netns;
+use super::nfnetlink::{attribute, request};
 
 /// `IPS_CONFIRMED`, and `IPS_SEEN_REPLY | IPS_ASSURED`: an assured entry is not evicted.
 const CONFIRMED: u32 = 8;
 const ASSURED: u32 = 2 | 4;
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    bytes.extend(value);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
 
 fn tuple(kind: u16, src: [u8; 4], dst: [u8; 4], src_port: u16, dst_port: u16) -> Vec<u8> {
     let nest = |kind: u16, parts: &[Vec<u8>]| attribute(kind | 0x8000, &parts.concat());
@@ -60,20 +53,15 @@ pub fn fill(netns: &Netns, count: u32, assured: bool) -> Result<()> {
         for n in 0..count {
             let [_, a, b, c] = n.to_be_bytes();
             let (src, dst) = ([10, 99, a, b], [10, 98, 0, c]);
-            let payload = [
-                vec![2, 0, 0, 0],
+            let attributes = [
                 tuple(1, src, dst, 1000, 2000),
                 tuple(2, dst, src, 2000, 1000),
                 attribute(3, &status.to_be_bytes()),
                 attribute(7, &600u32.to_be_bytes()),
             ]
             .concat();
-            batch.extend(u32::try_from(16 + payload.len())?.to_ne_bytes());
-            // IPCTNL_MSG_CT_NEW; REQUEST, EXCL, CREATE.
-            batch.extend(0x100u16.to_ne_bytes());
-            batch.extend(0x601u16.to_ne_bytes());
-            batch.extend([0; 8]);
-            batch.extend(payload);
+            // IPCTNL_MSG_CT_NEW; REQUEST, EXCL, CREATE; AF_INET.
+            batch.extend(request(0x100, 0x601, 2, 0, &attributes));
             if n % 128 == 127 || n + 1 == count {
                 sendto(socket.as_raw_fd(), &batch, &kernel, MsgFlags::empty())?;
                 batch.clear();

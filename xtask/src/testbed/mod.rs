@@ -77,6 +77,8 @@ pub mod counters;
 
 pub mod snmp;
 
+pub mod nfnetlink;
+
 pub mod fill;
 
 // The Kubernetes API, as far as a node's agent asks it.

@@ -15,6 +15,7 @@ use nix::sys::socket::{
 };
 
 use crate::testbed::netns::Netns;
+use crate::testbed::nfnetlink::{attribute, request};
 
 /// Messages of `NFNL_SUBSYS_QUEUE`, with the subsystem in the high byte.
 const PACKET: u16 = 0x300;
@@ -25,9 +26,6 @@ const CONFIG: u16 = 0x302;
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
 const ERROR: u16 = 2;
-
-/// Octets of a netlink header and of the netfilter header behind it.
-const HEADERS: usize = 20;
 
 /// What becomes of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,30 +137,11 @@ impl Queue {
     }
 
     fn send(&self, kind: u16, flags: u16, attributes: &[u8]) -> Result<()> {
-        let length = HEADERS + attributes.len();
-        let mut message = u32::try_from(length)?.to_ne_bytes().to_vec();
-        message.extend(kind.to_ne_bytes());
-        message.extend(flags.to_ne_bytes());
-        // Sequence number and port: the kernel needs neither.
-        message.extend([0; 8]);
-        // Any family, version 0, the queue's number.
-        message.extend([0, 0]);
-        message.extend(self.number.to_be_bytes());
-        message.extend(attributes);
+        let message = request(kind, flags, 0, self.number, attributes);
         let sent = send(self.fd.as_raw_fd(), &message, MsgFlags::empty())?;
-        ensure!(sent == length, "a message was sent in part");
+        ensure!(sent == message.len(), "a message was sent in part");
         Ok(())
     }
-}
-
-/// One netlink attribute with its padding.
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-    let mut octets = length.to_ne_bytes().to_vec();
-    octets.extend(kind.to_ne_bytes());
-    octets.extend(value);
-    octets.resize(octets.len().next_multiple_of(4), 0);
-    octets
 }
 
 /// The messages of a datagram: kind, and what follows the netlink header.
