@@ -6,7 +6,6 @@ use std::{
 };
 
 use aksnet_common::flow::Addr;
-use nix::net::if_::if_indextoname;
 use serde_json::{Value, json};
 
 use crate::{
@@ -26,6 +25,7 @@ use crate::{
     },
     commands::top::json_lines,
     config::{BpfLog, Config},
+    conntrack::fullness,
     droplog::{DropLog, symbols::Places},
     exit::{Exit, Failure, OrExit},
     identify::shared,
@@ -196,8 +196,7 @@ impl Inner {
 
     /// What a drop's cause depends on besides the drop.
     fn circumstances(&mut self) -> Circumstances {
-        let entries = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count");
-        self.tracking |= entries.is_ok_and(|entries| entries.trim() != "0");
+        self.tracking = self.tracking || fullness::entries().is_some_and(|entries| entries > 0);
         Circumstances {
             engine: self.engine,
             tracking: self.tracking,
@@ -216,10 +215,6 @@ impl Inner {
         let records = found.into_iter().map(|mut found| {
             if found.record.location.is_empty() {
                 found.record.location = names.next().unwrap_or_default().into();
-            }
-            let record = &mut found.record;
-            for interface in [&mut record.in_interface, &mut record.out_interface] {
-                name_interface(interface);
             }
             found.record
         });
@@ -265,14 +260,6 @@ impl Inner {
             [] => Ok(()),
             errors => Err(anyhow::anyhow!("{}", errors.join("; "))),
         }
-    }
-}
-
-/// The name of an interface that is not watched, such as the pods' bridge, and so has none in the plan.
-fn name_interface(shown: &mut String) {
-    let index = shown.strip_prefix("if").and_then(|n| n.parse().ok());
-    if let Some(name) = index.and_then(|index| if_indextoname(index).ok()) {
-        *shown = name.to_string_lossy().into_owned();
     }
 }
 

@@ -43,21 +43,14 @@ pub enum Tracking {
 impl DropState {
     /// `IPS_SEEN_REPLY`: packets went both ways.
     pub const SEEN_REPLY: u32 = 0x2;
-    /// `IPS_ASSURED`: not to be evicted early.
-    pub const ASSURED: u32 = 0x4;
     /// `IPS_CONFIRMED`: the entry is in the table; without it the packet that made it never got through.
     pub const CONFIRMED: u32 = 0x8;
     /// `IPS_SRC_NAT`: the source is translated.
     pub const SRC_NAT: u32 = 0x10;
     /// `IPS_DST_NAT`: the destination is translated.
     pub const DST_NAT: u32 = 0x20;
-    /// `IPS_SRC_NAT_DONE`: the nat rules for the source were walked; before that the packet did not reach the
-    /// end of POSTROUTING's (or INPUT's) nat chain.
-    pub const SRC_NAT_DONE: u32 = 0x80;
     /// `IPS_DST_NAT_DONE`: the nat rules for the destination were walked.
     pub const DST_NAT_DONE: u32 = 0x100;
-    /// `IPS_DYING`: the entry is being removed.
-    pub const DYING: u32 = 0x200;
     /// `IPS_TEMPLATE`: no connection, but a rule's template for one.
     pub const TEMPLATE: u32 = 0x800;
     /// The bits that are `nf_conn.status`.

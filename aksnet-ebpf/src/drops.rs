@@ -1,7 +1,7 @@
 //! DROP: the kernel frees a packet that it did not deliver (`skb:kfree_skb`).
 //!
 //! The tracepoint fires for every namespace of the machine, and for frees that are no loss; what counts
-//! here is a packet in the agent's namespace, on a watched interface or with a passage, for a reason that
+//! here is a packet in the agent's namespace, on a watched interface or come in by one, for a reason that
 //! is not noise.
 
 use aksnet_common::{

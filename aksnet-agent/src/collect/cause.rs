@@ -177,6 +177,18 @@ impl DropNames {
     }
 }
 
+/// NFQUEUE: the program that judges packets in user space said no, or the packet did not come to it.
+pub(super) fn is_queue(symbol: &str) -> bool {
+    ["nfqnl_", "nf_reinject", "nf_queue", "__nf_queue"]
+        .iter()
+        .any(|prefix| symbol.starts_with(prefix))
+}
+
+/// Where packets for somebody else are passed on.
+pub(super) fn is_forwarding(symbol: &str) -> bool {
+    symbol.starts_with("ip_forward") || symbol.starts_with("ip6_forward")
+}
+
 /// What a reason (in lower case) at a place in the kernel's code means.
 #[must_use]
 pub fn cause(reason: &str, symbol: &str) -> Cause {
@@ -190,8 +202,7 @@ pub fn cause(reason: &str, symbol: &str) -> Cause {
     if at(&["nf_nat", "__nf_nat", "nf_xfrm_me_harder"]) {
         return Cause::Nat;
     }
-    // NFQUEUE: the program that judges packets in user space said no, or was not there.
-    if at(&["nfqnl_", "nf_reinject", "nf_queue", "__nf_queue"]) {
+    if is_queue(symbol) {
         return Cause::Firewall;
     }
     if is(&["ip_rpfilter"]) {
@@ -200,8 +211,8 @@ pub fn cause(reason: &str, symbol: &str) -> Cause {
     if is(&["pkt_too_big"]) {
         return Cause::Mtu;
     }
-    // Elsewhere a bad header is really bad (net/ipv4/ip_forward.c, net/ipv6/ip6_output.c, since 5.18).
-    if is(&["ip_inhdr"]) && at(&["ip_forward", "ip6_forward"]) {
+    // Elsewhere a bad header is really bad (net/ipv4/ip_forward.c, net/ipv6/ip6_output.c, since 5.19).
+    if is(&["ip_inhdr"]) && is_forwarding(symbol) {
         return Cause::Ttl;
     }
     if is(&["netfilter_drop"]) || at(&["nf_hook_slow", "nft_do_chain", "ipt_do_table"]) {

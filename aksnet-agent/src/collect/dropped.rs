@@ -1,6 +1,6 @@
 //! Drops: each is joined with its flow, attributed, counted by cause and policy, and written down for the drop log.
 
-use std::net::IpAddr;
+use std::{cell::LazyCell, net::IpAddr};
 
 use aksnet_common::{
     cell::{LIVE, PHASE},
@@ -12,9 +12,9 @@ use aksnet_common::{
 };
 
 use super::{
-    attribute::{Attribution, Evidence, Opinion, attribute, depends_on_table},
+    attribute::{Attribution, Because, Evidence, Opinion, attribute, depends_on_table},
     cause::{Cause, Direction, cause},
-    denial::{self, Asked, Judge, Judged, words},
+    denial::{self, Asked, Judge, Judged, label, words},
     join::{self, Side},
     judge::Half,
     report::{Found, RECORDS},
@@ -84,12 +84,13 @@ impl Collector {
         let waited = std::mem::take(&mut self.orphans.young);
         let mut judge = Judge::default();
         let tracking = self.circumstances.tracking;
+        // Asked now, as some drops wait for the name of their flow; and once, as it hardly changes within a sweep.
+        let full = LazyCell::new(|| source.conntrack_is_full());
         let taken = drops.into_iter().map(|(key, stats)| Dropped {
             key,
             stats,
-            // Asked at once: some wait for the name of their flow.
             table_full: (tracking && depends_on_table(key.state))
-                .then(|| source.conntrack_is_full())
+                .then(|| *full)
                 .flatten(),
         });
         for drop in waited.into_iter().chain(taken) {
@@ -150,7 +151,7 @@ impl Collector {
         if let Some((side, policies, confidence)) = denied {
             let labels = DeniedLabels {
                 side,
-                policy: symbols.intern(&policies.join(",")),
+                policy: symbols.intern(&label(policies)),
                 confidence,
                 engine: engine_label(engine),
                 src,
@@ -349,10 +350,9 @@ const fn may_be_policy(cause: Cause, engine: Engine) -> bool {
 
 /// How sure the policies' names are.
 fn confidence(attribution: Attribution, policies: usize) -> Confidence {
-    use super::attribute::Because;
     match (attribution.because, policies) {
         (_, 0) => Confidence::Unexplained,
-        (Because::Denied(_), _) => Confidence::of(policies),
+        (Because::Denied(_), 1) => Confidence::Exact,
         _ => Confidence::Candidates,
     }
 }

@@ -4,7 +4,8 @@
 //! The policies are taken by the text of the API, not as the node's engine reads them. A flow is a candidate only if its
 //! connection began when the policies and the labels that decide had been so for a while: an engine needs time, and most
 //! judge a connection by its first packet alone. A candidate's packets count once one of them was seen to leave, and
-//! never if one of them was dropped.
+//! never if one of them was dropped. When policies or labels that decide change, candidates that began before are none
+//! any more, be they still denied or not.
 
 use std::collections::HashMap;
 
@@ -13,11 +14,11 @@ use aksnet_common::{flow::HotCell, packet::TCP};
 use super::{
     attribute::Opinion,
     delta::GAP,
-    denial::{Asked, judge},
+    denial::{Asked, judge, label},
     join::Side,
     judge::Half,
     source::Source,
-    sweep::{Collector, Sweep},
+    sweep::{Collector, REPLAN_CELLS, Sweep},
 };
 use crate::{
     classify::{Peer, Verdict},
@@ -47,6 +48,8 @@ pub(super) struct Gaps {
     by_cell: HashMap<u32, Gap>,
     /// The policies' generation of the last look at all of them.
     reviewed: u64,
+    /// Those that this look has not come to yet.
+    waiting: Vec<u32>,
 }
 
 impl Gaps {
@@ -112,16 +115,20 @@ impl Collector {
         };
         let whois = &sweep.whois;
         let now = sweep.now.monotonic_ns;
-        let judged = judge(whois, Engine::Kubernetes, &asked, When::At(now));
+        let judged = judge(whois, Engine::Kubernetes, &asked, When::At(now), false);
         let side = [model::Side::Egress, model::Side::Ingress]
             .into_iter()
             .find(|side| judged.side(*side).opinion == Opinion::Denies)?;
         let settled = whois.index.settled(before.src, after.dst, now);
-        let grace = u64::from(self.config.policy_grace_ms) * 1_000_000;
+        let mut grace = u64::from(self.config.policy_grace_ms) * 1_000_000;
+        if half.hot.key.protocol != TCP {
+            // Its first packet here may go on with what conntrack, and so the engine, still remembers.
+            grace = grace.max(LONGEST_PAUSE_NS);
+        }
         if half.hot.first_ns < settled.saturating_add(grace) {
             return None;
         }
-        let policies = judged.side(side).policies.join(",");
+        let policies = label(&judged.side(side).policies);
         Some(GapLabels {
             side,
             policy: sweep.families.symbols.intern(&policies),
@@ -166,19 +173,26 @@ impl Collector {
             let (packets, connections) = (gap.packets, gap.connections);
             (gap.packets, gap.connections) = (0, 0);
             let policy = &mut sweep.families.policy;
-            let handle = policy.gap(gap.labels);
-            policy.add_gap(handle, packets, connections);
+            policy.add_gap(gap.labels, packets, connections);
         }
     }
 
-    /// Looks at all candidates again when policies or labels have changed: what they no longer deny is no gap.
+    /// Looks at all candidates again when policies or labels have changed, at so many in a sweep: what they no longer
+    /// deny, or what began before, is no gap.
     pub(super) fn review_gaps<S: Source>(&mut self, source: &S, sweep: &mut Sweep) {
         let generation = sweep.whois.index.policy_generation();
-        if std::mem::replace(&mut self.gaps.reviewed, generation) == generation {
-            return;
+        if std::mem::replace(&mut self.gaps.reviewed, generation) != generation {
+            self.gaps.waiting = self.gaps.by_cell.keys().copied().collect();
         }
-        let cells: Vec<u32> = self.gaps.by_cell.keys().copied().collect();
-        for cell in cells {
+        let rest = self
+            .gaps
+            .waiting
+            .len()
+            .saturating_sub(REPLAN_CELLS as usize);
+        for cell in self.gaps.waiting.split_off(rest) {
+            if !self.gaps.by_cell.contains_key(&cell) {
+                continue;
+            }
             if !self.known(cell) {
                 self.gaps.forget(cell);
                 continue;

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// How many cells a sweep judges again at the most, when the plan has changed.
-const REPLAN_CELLS: u32 = 4_096;
+pub(super) const REPLAN_CELLS: u32 = 4_096;
 
 /// No cell.
 pub(super) const NONE: u32 = u32::MAX;

@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use super::stats::parse_proc;
+use super::stats::{number, parse_proc};
 
 /// Remembers the kernel's count of packets that conntrack dropped.
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ struct Reading {
 impl Fullness {
     /// Begins a stretch of time: drops that are explained from now on happened after the mark before.
     pub fn mark(&mut self) {
-        self.marks = [self.marks[1], Reading::now().dropped];
+        self.marks = [self.marks[1], dropped()];
     }
 
     /// Whether the table is full, or was since the mark before the last one. `None`: the kernel does not tell.
@@ -51,20 +51,26 @@ fn judge(before: Option<u64>, now: Reading) -> Option<bool> {
 impl Reading {
     /// As the kernel has it for this thread's network namespace.
     fn now() -> Self {
-        let read = |path: &str| fs::read_to_string(Path::new(path)).ok();
-        let number = |path: &str| read(path)?.trim().parse().ok();
-        // Not there where the kernel was built without CONFIG_NF_CONNTRACK_PROCFS, as Azure Linux 3 for arm64.
-        let statistics = read("/proc/thread-self/net/stat/nf_conntrack");
-        let dropped = statistics.and_then(|text| {
-            let (cpus, _) = parse_proc(&text)?;
-            cpus.iter().map(|cpu| cpu.drop.map(u64::from)).sum()
-        });
         Self {
-            dropped,
-            entries: number("/proc/sys/net/netfilter/nf_conntrack_count"),
-            limit: number("/proc/sys/net/netfilter/nf_conntrack_max"),
+            dropped: dropped(),
+            entries: entries(),
+            limit: number(Path::new("/proc/sys/net/netfilter/nf_conntrack_max")),
         }
     }
+}
+
+/// Packets that conntrack dropped, on all CPUs. Not known where the kernel was built without
+/// `CONFIG_NF_CONNTRACK_PROCFS`, as Azure Linux 3 for arm64.
+fn dropped() -> Option<u64> {
+    let text = fs::read_to_string("/proc/thread-self/net/stat/nf_conntrack").ok()?;
+    let (cpus, _) = parse_proc(&text)?;
+    cpus.iter().map(|cpu| cpu.drop.map(u64::from)).sum()
+}
+
+/// Entries in the table of this thread's network namespace; `None`: the kernel does not tell.
+#[must_use]
+pub fn entries() -> Option<u64> {
+    number(Path::new("/proc/sys/net/netfilter/nf_conntrack_count"))
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //! or a failed insert), `early_drop` (an entry was evicted to make room). They come by ctnetlink, or from
 //! `/proc/net/stat/nf_conntrack`. What a source does not say is not known, which is not zero.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 /// What one CPU counted. `None`: the source does not say.
@@ -77,6 +79,11 @@ fn grow(sum: &mut Option<u64>, last: &mut Option<u32>, now: Option<u32>) {
     };
     *last = Some(now);
     *sum = Some(sum.unwrap_or(0) + u64::from(added));
+}
+
+/// The number in a file of `/proc/sys`.
+pub(super) fn number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// Reads `/proc/net/stat/nf_conntrack`: a line of names, then a line of hexadecimal numbers for each CPU. The first

@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    rc::Rc,
     sync::{Mutex, PoisonError},
 };
 
@@ -37,21 +38,24 @@ impl Places {
             new.sort_unstable();
             new.dedup();
             // The nearest function at or below each; kallsyms also lists modules, in no order.
-            let mut nearest: Vec<(u64, Option<String>)> = vec![(0, None); new.len()];
+            let mut nearest: Vec<(u64, Option<Rc<str>>)> = vec![(0, None); new.len()];
             for (start, name) in symbols() {
                 // Addresses from the start on lie in it, unless a later function begins in between.
                 let from = new.partition_point(|address| *address < start);
+                // kallsyms ascends: each is the best so far of all addresses above it.
+                let name: Rc<str> = name.into();
                 for best in &mut nearest[from..] {
                     if start >= best.0 {
-                        *best = (start, Some(name.clone()));
+                        *best = (start, Some(Rc::clone(&name)));
                     } else {
                         break;
                     }
                 }
             }
             for (address, (_, name)) in new.iter().zip(nearest) {
-                let name = name.unwrap_or_else(|| format!("{address:#x}"));
-                known.insert(*address, name.into());
+                let name =
+                    name.map_or_else(|| format!("{address:#x}").into(), |name| (*name).into());
+                known.insert(*address, name);
             }
         }
         let name = |address: &u64| known.get(address).cloned().unwrap_or_default();

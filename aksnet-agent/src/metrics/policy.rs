@@ -3,7 +3,7 @@
 use prometheus::proto::MetricFamily;
 
 use super::{
-    budget::{Handle, SeriesTable},
+    budget::SeriesTable,
     describe::{self, Family},
     labels::{LabelSet, Party, Symbol, Symbols, push_parties},
 };
@@ -14,23 +14,13 @@ use crate::policy::model::Side;
 pub enum Confidence {
     /// One policy isolates the pod in that direction: it is the one.
     Exact,
-    /// Several isolate it, and none allows it: they are denied by all of them together.
+    /// Several isolate it and none allows it, or whether a rule allows it depends on labels that are not known.
     Candidates,
     /// The engine's own mark says that a policy denied it, but no policy that is known does.
     Unexplained,
 }
 
 impl Confidence {
-    /// Of so many isolating policies.
-    #[must_use]
-    pub const fn of(policies: usize) -> Self {
-        match policies {
-            0 => Self::Unexplained,
-            1 => Self::Exact,
-            _ => Self::Candidates,
-        }
-    }
-
     /// The value of the label `confidence`.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -138,13 +128,8 @@ impl PolicyFamilies {
         counts.connections += connections;
     }
 
-    /// The series of a gap, for flows to keep.
-    pub(crate) fn gap(&mut self, labels: GapLabels) -> Handle {
-        self.gaps.handle(labels)
-    }
-
-    pub(crate) fn add_gap(&mut self, gap: Handle, packets: u64, connections: u64) {
-        let counts = self.gaps.at(gap);
+    pub(crate) fn add_gap(&mut self, labels: GapLabels, packets: u64, connections: u64) {
+        let counts = self.gaps.entry(labels);
         counts.packets += packets;
         counts.connections += connections;
     }

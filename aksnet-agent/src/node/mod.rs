@@ -112,7 +112,13 @@ impl Node {
             &config.node_name
         };
         let found = context.found.as_ref();
-        let plan = Arc::new(knowledge::plan(&facts, &roles.watched, name, found));
+        let plan = Arc::new(knowledge::plan(
+            &facts,
+            &roles.watched,
+            &snapshot.links,
+            name,
+            found,
+        ));
         Self {
             watched: roles.watched,
             passed_over: roles.passed_over,

@@ -20,6 +20,7 @@ use super::{
 pub struct Builder {
     entries: BTreeMap<Prefix, Entry>,
     interfaces: BTreeMap<u32, Interface>,
+    links: BTreeMap<u32, Box<str>>,
     pods: BTreeMap<Addr, u32>,
     api_servers: BTreeSet<(Addr, u16)>,
     node_name: Option<Box<str>>,
@@ -33,6 +34,7 @@ impl Builder {
         let mut builder = Self {
             entries: BTreeMap::new(),
             interfaces: BTreeMap::new(),
+            links: BTreeMap::new(),
             pods: BTreeMap::new(),
             api_servers: BTreeSet::new(),
             node_name: None,
@@ -170,6 +172,13 @@ impl Builder {
         self
     }
 
+    /// The name of any link: those that are not watched, such as the pods' bridge, have one, too.
+    #[must_use]
+    pub fn link(mut self, ifindex: u32, name: &str) -> Self {
+        self.links.insert(ifindex, name.into());
+        self
+    }
+
     /// The cluster's range of node ports, where it is not the default.
     #[must_use]
     pub fn node_ports(mut self, ports: RangeInclusive<u16>) -> Self {
@@ -197,6 +206,7 @@ impl Builder {
         let mut hasher = DefaultHasher::new();
         self.entries.hash(&mut hasher);
         self.interfaces.hash(&mut hasher);
+        self.links.hash(&mut hasher);
         self.pods.hash(&mut hasher);
         self.node_name.hash(&mut hasher);
         self.api_servers.hash(&mut hasher);
@@ -238,6 +248,7 @@ impl Builder {
             lengths,
             names,
             interfaces: self.interfaces.into_iter().collect(),
+            links: self.links.into_iter().collect(),
             pods: self.pods.into_iter().collect(),
             api_servers: self.api_servers.into_iter().collect(),
             zone: self.zone,

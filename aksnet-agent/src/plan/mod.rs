@@ -141,6 +141,8 @@ pub struct Plan {
     lengths: [Vec<u8>; 2],
     names: Vec<Box<str>>,
     interfaces: HashMap<u32, Interface>,
+    /// Names of all links.
+    links: HashMap<u32, Box<str>>,
     pods: HashMap<Addr, u32>,
     /// Addresses of the API server, each with its port (0: any).
     api_servers: Vec<(Addr, u16)>,
@@ -281,11 +283,12 @@ impl Plan {
         self.interfaces.get(&ifindex)
     }
 
-    /// Its name; `if<number>` for one that is not watched, empty for none.
+    /// An interface's name, watched or not; `if<number>` for one that is not known, empty for none.
     #[must_use]
     pub fn interface_name(&self, ifindex: u32) -> String {
-        match self.interface(ifindex) {
-            Some(interface) => interface.name.to_string(),
+        let watched = self.interface(ifindex).map(|interface| &interface.name);
+        match watched.or_else(|| self.links.get(&ifindex)) {
+            Some(name) => name.to_string(),
             None if ifindex == 0 => String::new(),
             None => format!("if{ifindex}"),
         }

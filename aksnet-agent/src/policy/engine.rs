@@ -28,8 +28,6 @@ pub enum Engine {
     reason = "a table of differences, each by itself"
 )]
 pub struct Traits {
-    /// Only the first packets of a connection are judged: one that is established outlives a change of policy.
-    pub only_new: bool,
     /// Traffic from a pod to the node that it runs on is never judged.
     pub own_node_egress_free: bool,
     /// IPv6 is judged.
@@ -42,7 +40,6 @@ pub struct Traits {
 
 /// The API's text.
 const TEXT: Traits = Traits {
-    only_new: false,
     own_node_egress_free: false,
     ipv6: true,
     node_port_ingress: true,
@@ -50,7 +47,7 @@ const TEXT: Traits = Traits {
 };
 
 impl Engine {
-    /// All, for documentation and tests.
+    /// All, as `--engine` takes them.
     pub const ALL: [Self; 7] = [
         Self::Kubernetes,
         Self::AzureNpm,
@@ -97,25 +94,26 @@ impl Engine {
 
     /// How it differs.
     ///
-    /// Sources: NPM's chains hang in FORWARD behind `--ctstate NEW` (azure-container-networking,
-    /// `npm/pkg/dataplane/policies/chain-management_linux.go`), and it has no IPv6 (Microsoft Learn, "Use network
-    /// policies in AKS"); it always allows egress to the pod's node, and does not enforce ingress on what came by
+    /// Sources: NPM has no IPv6 (Microsoft Learn, "Use network policies in AKS"); it always allows egress to the pod's
+    /// node, as its chains hang in FORWARD (azure-container-networking,
+    /// `npm/pkg/dataplane/policies/chain-management_linux.go`), and does not enforce ingress on what came by
     /// `externalTrafficPolicy: Cluster`, while Cilium's `ipBlock` matches neither pods nor nodes (Microsoft Learn,
-    /// "Migrate from NPM to Cilium Network Policy"); kube-network-policies hands its queue only packets of connections
-    /// that it has not accepted yet (`pkg/dataplane/controller.go`), and kindnet contains it.
+    /// "Migrate from NPM to Cilium Network Policy").
+    ///
+    /// That engines judge a connection by its first packets is no part of it, as a connection's age is no part of a
+    /// [`Flow`](super::flow::Flow): who asks sees to that.
     #[must_use]
     pub const fn traits(self) -> Traits {
         match self {
-            Self::Kubernetes | Self::Calico | Self::None => TEXT,
+            Self::Kubernetes
+            | Self::Calico
+            | Self::Kindnet
+            | Self::KubeNetworkPolicies
+            | Self::None => TEXT,
             Self::AzureNpm => Traits {
-                only_new: true,
                 own_node_egress_free: true,
                 ipv6: false,
                 node_port_ingress: false,
-                ..TEXT
-            },
-            Self::Kindnet | Self::KubeNetworkPolicies => Traits {
-                only_new: true,
                 ..TEXT
             },
             Self::Cilium => Traits {
@@ -131,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_engine_has_the_name_that_detection_gives_it() {
+    fn every_engine_is_found_by_its_name() {
         for engine in Engine::ALL {
             assert_eq!(Engine::from_name(engine.name()), Some(engine));
         }

@@ -95,19 +95,12 @@ pub struct Policies {
 impl Policies {
     /// A policy is there, with this content. Whether that is news: equal content changes nothing.
     pub fn apply(&mut self, policy: NetworkPolicy, now: Moment) -> bool {
-        self.expire(now);
-        let last = self.last(&policy.namespace, &policy.name);
-        if let Some(last) = last {
-            let version = &self.versions[last as usize];
-            if version
-                .as_ref()
-                .is_some_and(|v| v.until == EVER && v.policy == policy)
-            {
-                return false;
-            }
+        let last = self.get(&policy.namespace, &policy.name);
+        if last.is_some_and(|last| last.policy == policy) {
+            return false;
         }
         self.delete(&policy.namespace, &policy.name, now);
-        // Found before the bound can have taken it.
+        // It ended last, so the bound has not taken it.
         let before = self
             .last(&policy.namespace, &policy.name)
             .and_then(|last| self.versions[last as usize].as_ref())
@@ -178,7 +171,8 @@ impl Policies {
     }
 
     /// The versions in force, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = &Version> {
+    #[cfg(test)]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Version> {
         let all = self.versions.iter().flatten();
         all.filter(|version| version.until == EVER)
     }

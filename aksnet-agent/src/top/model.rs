@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     classify::{FlowFacts, Peer, Whois, classify},
-    collect::{Collector, DropNames, LiveFlow, join::Side, source::Source},
+    collect::{Collector, DropNames, LiveFlow, cause::Cause, join::Side, source::Source},
     metrics::{
         histogram::PathTimes,
         labels::{nat_name, protocol_name},
@@ -183,11 +183,9 @@ pub fn rows<S: Source>(
         .map(|flow| flow_row(&flow, whois, names))
         .collect();
     let orphans = collector.orphan_drops();
-    rows.extend(orphans.map(|(key, stats, cause)| {
-        let mut row = drop_row(collector, key, stats, whois, names);
-        row.drop_cause = Some(cause.name().to_owned());
-        row
-    }));
+    rows.extend(
+        orphans.map(|(key, stats, cause)| drop_row(collector, (key, stats, cause), whois, names)),
+    );
     rows.sort_by(|a, b| compare(a, b, query.sort));
     rows.truncate(query.limit);
     rows
@@ -308,8 +306,7 @@ fn flow_row(flow: &LiveFlow, whois: &Whois, names: &DropNames) -> Row {
 /// A drop whose tuple is no live flow's. It was dropped before anybody counted it, or its flow is gone.
 fn drop_row(
     collector: &Collector,
-    key: &DropKey,
-    stats: &DropStats,
+    (key, stats, cause): (&DropKey, &DropStats, Cause),
     whois: &Whois,
     names: &DropNames,
 ) -> Row {
@@ -353,6 +350,6 @@ fn drop_row(
         established: None,
         drops: stats.skbs + stats.gso_packets,
         drop_reason: Some(reason),
-        drop_cause: None,
+        drop_cause: Some(cause.name().to_owned()),
     }
 }

@@ -25,7 +25,7 @@ const CONNTRACK_MODULE: &str = "nf_conntrack";
 
 /// Reasons that stand for no loss: the packet was consumed, was a copy for another host that a promiscuous
 /// bridge port took in, or was queued on a socket that is being closed; and what a TCP socket of the node does
-/// with a segment whose data it has already, or with a reset that it heeds. Without the `SKB_` and
+/// with a segment whose data it has already, or with a reset that does not fit the connection, which it ignores. Without the `SKB_` and
 /// `SKB_DROP_REASON_` prefixes of include/net/dropreason-core.h.
 pub const NOISE: [&str; 10] = [
     "NOT_DROPPED_YET",

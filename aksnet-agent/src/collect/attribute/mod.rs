@@ -7,7 +7,7 @@
 
 use aksnet_common::tracked::{DropState, Tracking};
 
-use super::cause::{Cause, cause};
+use super::cause::{Cause, cause, is_forwarding, is_queue};
 use crate::{
     plan::Place,
     policy::{engine::Engine, model::Side},
@@ -91,8 +91,8 @@ pub enum Because {
     Unexplained(Side),
     /// The engine's program refused it, but no policy that is known denies it.
     Refused,
-    /// The program that the packet was queued for is not there.
-    NoProgram,
+    /// It could not be handed to the program that it was to be queued for: none is there, or its queue is full.
+    NotQueued,
     /// It was addressed to a service that the node did not translate.
     Service,
     /// A rule of which nothing is known.
@@ -132,9 +132,14 @@ pub fn attribute(evidence: &Evidence) -> Attribution {
     match found {
         Cause::Firewall if is_queue(evidence.symbol) => queued(evidence),
         Cause::Firewall => by_netfilter(evidence),
-        // Kernels without a reason of its own for it (before 5.18) end there for nothing else but a missing route.
+        // Kernels without reasons of their own for it (before 5.19).
         Cause::Route if evidence.ttl <= 1 && is_forwarding(evidence.symbol) => {
             Attribution::new(Cause::Ttl, Because::Reason)
+        }
+        // Those without any reason (before 5.17): in IPv4 a missing route ends elsewhere (ip_error), and what else ends
+        // there is larger than the way out takes (net/ipv4/ip_forward.c).
+        Cause::Route if evidence.reason == "0" && evidence.symbol.starts_with("ip_forward") => {
+            Attribution::new(Cause::Mtu, Because::Reason)
         }
         // Cilium drops in its own tc programs.
         Cause::Other if evidence.engine == Engine::Cilium && evidence.reason.starts_with("tc_") => {
@@ -150,20 +155,10 @@ pub fn depends_on_table(state: DropState) -> bool {
     state.tracking() == Tracking::NoEntry && state.routed() == Some(false)
 }
 
-fn is_queue(symbol: &str) -> bool {
-    ["nfqnl_", "nf_reinject", "nf_queue", "__nf_queue"]
-        .iter()
-        .any(|prefix| symbol.starts_with(prefix))
-}
-
-fn is_forwarding(symbol: &str) -> bool {
-    symbol.starts_with("ip_forward") || symbol.starts_with("ip6_forward")
-}
-
 /// A verdict of a program in user space: kindnet's engine judges that way.
 fn queued(evidence: &Evidence) -> Attribution {
     if evidence.symbol.starts_with("nf_queue") || evidence.symbol.starts_with("__nf_queue") {
-        return Attribution::new(Cause::Firewall, Because::NoProgram);
+        return Attribution::new(Cause::Firewall, Because::NotQueued);
     }
     let judges = matches!(
         evidence.engine,

@@ -138,7 +138,7 @@ fn kindnet_drops_by_its_program_and_never_by_a_rule() {
             symbol: "nf_queue",
             ..queued
         };
-        assert_eq!(found(nobody), (Cause::Firewall, Because::NoProgram));
+        assert_eq!(found(nobody), (Cause::Firewall, Because::NotQueued));
     }
     let elsewhere = Evidence {
         symbol: "nfqnl_reinject",
@@ -263,5 +263,17 @@ fn cilium_drops_in_tc_and_older_kernels_do_not_name_a_ttl() {
         ..forwarded(Engine::None)
     };
     assert_eq!(found(old), (Cause::Ttl, Because::Reason));
-    assert_eq!(found(Evidence { ttl: 9, ..old }).0, Cause::Route);
+    let more = Evidence { ttl: 9, ..old };
+    assert_eq!(found(more).0, Cause::Route);
+    // Before reasons: MTU, but in IPv6, where a missing route may end there as well.
+    let none = Evidence {
+        reason: "0",
+        ..more
+    };
+    assert_eq!(found(none).0, Cause::Mtu);
+    let six = Evidence {
+        symbol: "ip6_forward",
+        ..none
+    };
+    assert_eq!(found(six).0, Cause::Route);
 }

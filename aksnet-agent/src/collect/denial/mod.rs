@@ -19,6 +19,7 @@ use crate::{
         flow::{End, Flow, Who},
         index::When,
         model::{NetworkPolicy, Side},
+        words::Named,
     },
 };
 
@@ -27,6 +28,9 @@ const ENGINE_LAG_NS: u64 = 30_000_000_000;
 
 /// Policies whose reasoning a record has.
 const FEW: usize = 3;
+
+/// Policies that a metric's label names; if a pod is isolated by more, the last of them reads `other`.
+const NAMED: usize = 16;
 
 /// Flows whose judgements one sweep remembers: a client that is denied tries again from port to port.
 const MOST: usize = 4_096;
@@ -88,7 +92,7 @@ impl Judge {
             self.known.clear();
         }
         self.known.entry(key).or_insert_with(|| {
-            let mut judged = judge(whois, engine, asked, When::At(now));
+            let mut judged = judge(whois, engine, asked, When::At(now), true);
             let lately = When::Lately {
                 at: now,
                 lag: ENGINE_LAG_NS,
@@ -98,7 +102,8 @@ impl Judge {
                 if judged.side(side).opinion == Opinion::Denies || !is_local(asked, side) {
                     continue;
                 }
-                let before = before.get_or_insert_with(|| judge(whois, engine, asked, lately));
+                let before =
+                    before.get_or_insert_with(|| judge(whois, engine, asked, lately, true));
                 let said = before.side(side);
                 if said.opinion == Opinion::Denies {
                     let mut said = said.clone();
@@ -129,8 +134,14 @@ fn is_local(asked: &Asked, side: Side) -> bool {
     peer.place() == Place::LocalPod
 }
 
-/// What the policies say of a flow now, or did at that time.
-pub(super) fn judge(whois: &Whois, engine: Engine, asked: &Asked, when: When) -> Judged {
+/// What the policies say of a flow now, or did at that time; why, only if that is asked for, as it takes longer.
+pub(super) fn judge(
+    whois: &Whois,
+    engine: Engine,
+    asked: &Asked,
+    when: When,
+    with_words: bool,
+) -> Judged {
     let policies = whois.index.policies();
     let at = match when {
         When::At(at) | When::Lately { at, .. } => at,
@@ -161,11 +172,18 @@ pub(super) fn judge(whois: &Whois, engine: Engine, asked: &Asked, when: When) ->
                 ..Said::default()
             };
         }
-        let isolating = judgement.policies();
+        let policies = judgement.policies();
         Said {
             opinion,
-            policies: isolating.iter().map(|policy| name(policy)).collect(),
-            words: reasons(isolating, &flow, side, engine),
+            policies: policies
+                .iter()
+                .map(|policy| Named(policy).to_string())
+                .collect(),
+            words: if with_words {
+                reasons(policies, &flow, side, engine)
+            } else {
+                String::new()
+            },
         }
     };
     Judged {
@@ -186,16 +204,20 @@ fn reasons(isolating: &[&NetworkPolicy], flow: &Flow<'_>, side: Side, engine: En
     words.join("; ")
 }
 
+/// The policies as a metric's label.
+pub(super) fn label(policies: &[String]) -> String {
+    if policies.len() <= NAMED {
+        return policies.join(",");
+    }
+    format!("{},other", policies[..NAMED - 1].join(","))
+}
+
 /// The port that policies know of: ICMP and what has no ports match rules without ports only.
 pub(super) const fn port(protocol: u8, port: u16) -> u16 {
     match protocol {
         packet::TCP | packet::UDP | packet::SCTP => port,
         _ => 0,
     }
-}
-
-fn name(policy: &NetworkPolicy) -> String {
-    format!("{}/{}", policy.namespace, policy.name)
 }
 
 /// An end as policies see it: whose the address was at that time.

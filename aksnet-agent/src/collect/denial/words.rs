@@ -42,8 +42,8 @@ pub(in crate::collect) fn words(
         Because::Refused => {
             "a program in user space refused it (NFQUEUE), and no network policy that is known denies it".to_owned()
         }
-        Because::NoProgram => {
-            "it was queued for a program in user space that is not there (NFQUEUE)".to_owned()
+        Because::NotQueued => {
+            "it could not be queued for a program in user space (NFQUEUE): none is there, or its queue is full".to_owned()
         }
         Because::Service => service(asked, whois),
         // kube-proxy rejects what is for a node port without an endpoint.

@@ -426,7 +426,7 @@ impl Worker {
             shared.clashes = None;
             return;
         };
-        let sysctl = |name| number(&self.config.proc.join("sys/net/netfilter").join(name));
+        let sysctl = |name| stats::number(&self.config.proc.join("sys/net/netfilter").join(name));
         size.entries = size.entries.or_else(|| sysctl("nf_conntrack_count"));
         size.limit = size.limit.or_else(|| sysctl("nf_conntrack_max"));
         let first = shared.counters.insert_failed.is_none();
@@ -486,10 +486,6 @@ fn open(requests: &mut Option<Requests>) -> io::Result<&mut Requests> {
         Some(requests) => Ok(requests),
         None => Ok(requests.insert(Requests::open()?)),
     }
-}
-
-fn number(path: &std::path::Path) -> Option<u64> {
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// What an error of ctnetlink means.

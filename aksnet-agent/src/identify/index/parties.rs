@@ -98,8 +98,6 @@ fn a_pod_has_its_labels_ports_and_namespace() {
         assert_eq!(pod.namespace_labels, Some(&*labels(&[("team", "a")])));
         assert_eq!(pod.named_ports, Some(&[("http".into(), TCP, 8080)][..]));
     }
-    assert_eq!(case.0.pod_party("shop", "db-0").unwrap().name, "db-0");
-    assert!(case.0.pod_party("shop", "db-1").is_none());
     assert!(case.party("10.1.9.9", 20).is_none());
     case.0.delete(&namespace("shop", "a").key(), 30 * S);
     assert_eq!(case.known("10.1.0.5", 20).unwrap().namespace_labels, None);

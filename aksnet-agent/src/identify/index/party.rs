@@ -50,15 +50,6 @@ impl Index {
         })
     }
 
-    /// A pod that the API server told of, as network policies see it.
-    #[must_use]
-    pub fn pod_party(&self, namespace: &str, pod: &str) -> Option<Pod<'_>> {
-        let id = (self.names.find(namespace)?, self.names.find(pod)?);
-        let mut stores = self.pods[..2].iter();
-        let kept = stores.find_map(|pods| pods.get(id))?;
-        Some(self.party_of(&kept.object))
-    }
-
     /// Since when policies say the same of connections from one address to another: the last change of any policy that
     /// selects, or selected, one of the pods that held them at a moment, of these pods' labels, or of their
     /// namespaces'; as far as was heard, and by the time at which it was. [`Moment::MAX`]: not all policies are known

@@ -28,11 +28,12 @@ struct Failing {
 }
 
 /// What to log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
-    Nothing,
-    Lost,
-    Back,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct News {
+    /// All watches run again that were part of an outage.
+    back: bool,
+    /// A watch fails as none has before.
+    lost: bool,
 }
 
 impl Failing {
@@ -40,58 +41,52 @@ impl Failing {
     ///
     /// Policies that are refused are a state for good, of a role that does not allow them: they are no part of an outage,
     /// which would never end then, and the next one would not be told.
-    fn lost(&mut self, kind: Kind, class: Class, now: Instant) -> Line {
+    fn lost(&mut self, kind: Kind, class: Class, now: Instant) -> News {
         if kind == Kind::Policy && class == Class::Status(403) {
             let told = self.refused;
             let back = self.back(kind);
             self.refused = true;
-            return if told { back } else { Line::Lost };
+            return News { back, lost: !told };
         }
         self.kinds.insert(kind);
         self.since.get_or_insert(now);
-        if self.told.contains(&class) {
-            return Line::Nothing;
+        let lost = !self.told.contains(&class);
+        if lost {
+            self.told.push(class);
         }
-        self.told.push(class);
-        Line::Lost
+        News { back: false, lost }
     }
 
-    /// A watch runs. It is news when it is the last that did not.
-    fn back(&mut self, kind: Kind) -> Line {
+    /// A watch runs. Whether it is the last that did not.
+    fn back(&mut self, kind: Kind) -> bool {
         self.refused &= kind != Kind::Policy;
-        if self.kinds.remove(&kind) && self.kinds.is_empty() {
+        let last = self.kinds.remove(&kind) && self.kinds.is_empty();
+        if last {
             self.told.clear();
-            Line::Back
-        } else {
-            Line::Nothing
         }
+        last
     }
 }
 
 impl Health {
     pub(super) fn lost(&self, kind: Kind, failure: &Failure) {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        match failing.lost(kind, failure.class, Instant::now()) {
-            Line::Nothing => {}
-            Line::Lost => {
-                let what = if kind == Kind::Policy {
-                    "policies"
-                } else {
-                    "names"
-                };
-                warn!(
-                    kind = kind.name(),
-                    "Kubernetes API: {}; {what} stay as they were last known, and it is tried again",
-                    failure.message
-                );
-            }
-            Line::Back => failing.tell_back(),
+        let news = failing.lost(kind, failure.class, Instant::now());
+        if news.back {
+            failing.tell_back();
+        }
+        if news.lost {
+            warn!(
+                kind = kind.name(),
+                "Kubernetes API: {}; what was last known stays, and it is tried again",
+                failure.message
+            );
         }
     }
 
     pub(super) fn back(&self, kind: Kind) {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        if failing.back(kind) == Line::Back {
+        if failing.back(kind) {
             failing.tell_back();
         }
     }
@@ -108,18 +103,31 @@ impl Failing {
 mod tests {
     use super::*;
 
+    const NOTHING: News = News {
+        back: false,
+        lost: false,
+    };
+    const LOST: News = News {
+        back: false,
+        lost: true,
+    };
+    const BACK: News = News {
+        back: true,
+        lost: false,
+    };
+
     #[test]
     fn a_loss_is_told_once_for_all_watches_and_its_end_once() {
         let mut failing = Failing::default();
         let now = Instant::now();
         let gone = Class::Unreachable;
-        assert_eq!(failing.lost(Kind::Node, gone, now), Line::Lost);
-        assert_eq!(failing.lost(Kind::Service, gone, now), Line::Nothing);
-        assert_eq!(failing.lost(Kind::Node, gone, now), Line::Nothing);
-        assert_eq!(failing.back(Kind::Node), Line::Nothing);
-        assert_eq!(failing.back(Kind::Slice), Line::Nothing);
-        assert_eq!(failing.back(Kind::Service), Line::Back);
-        assert_eq!(failing.back(Kind::Service), Line::Nothing);
+        assert_eq!(failing.lost(Kind::Node, gone, now), LOST);
+        assert_eq!(failing.lost(Kind::Service, gone, now), NOTHING);
+        assert_eq!(failing.lost(Kind::Node, gone, now), NOTHING);
+        assert!(!failing.back(Kind::Node));
+        assert!(!failing.back(Kind::Slice));
+        assert!(failing.back(Kind::Service));
+        assert!(!failing.back(Kind::Service));
     }
 
     #[test]
@@ -128,13 +136,13 @@ mod tests {
         let now = Instant::now();
         failing.lost(Kind::Node, Class::Unreachable, now);
         let denied = Class::Status(403);
-        assert_eq!(failing.lost(Kind::Service, denied, now), Line::Lost);
+        assert_eq!(failing.lost(Kind::Service, denied, now), LOST);
         for class in [denied, Class::Unreachable, denied] {
-            assert_eq!(failing.lost(Kind::Service, class, now), Line::Nothing);
+            assert_eq!(failing.lost(Kind::Service, class, now), NOTHING);
         }
-        assert_eq!(failing.back(Kind::Node), Line::Nothing);
-        assert_eq!(failing.back(Kind::Service), Line::Back);
-        assert_eq!(failing.lost(Kind::Node, denied, now), Line::Lost);
+        assert!(!failing.back(Kind::Node));
+        assert!(failing.back(Kind::Service));
+        assert_eq!(failing.lost(Kind::Node, denied, now), LOST);
     }
 
     #[test]
@@ -142,20 +150,28 @@ mod tests {
         let mut failing = Failing::default();
         let now = Instant::now();
         let (gone, denied) = (Class::Unreachable, Class::Status(403));
-        assert_eq!(failing.lost(Kind::Policy, denied, now), Line::Lost);
-        assert_eq!(failing.lost(Kind::Policy, denied, now), Line::Nothing);
+        assert_eq!(failing.lost(Kind::Policy, denied, now), LOST);
+        assert_eq!(failing.lost(Kind::Policy, denied, now), NOTHING);
         for _ in 0..2 {
-            assert_eq!(failing.lost(Kind::Policy, gone, now), Line::Lost);
-            assert_eq!(failing.lost(Kind::Node, gone, now), Line::Nothing);
-            assert_eq!(failing.back(Kind::Node), Line::Nothing);
-            assert_eq!(failing.lost(Kind::Policy, denied, now), Line::Back);
-            assert_eq!(failing.lost(Kind::Policy, denied, now), Line::Nothing);
+            assert_eq!(failing.lost(Kind::Policy, gone, now), LOST);
+            assert_eq!(failing.lost(Kind::Node, gone, now), NOTHING);
+            assert!(!failing.back(Kind::Node));
+            assert_eq!(failing.lost(Kind::Policy, denied, now), BACK);
+            assert_eq!(failing.lost(Kind::Policy, denied, now), NOTHING);
         }
         // Allowed, and refused again.
-        assert_eq!(failing.back(Kind::Policy), Line::Nothing);
-        assert_eq!(failing.lost(Kind::Policy, denied, now), Line::Lost);
+        assert!(!failing.back(Kind::Policy));
+        assert_eq!(failing.lost(Kind::Policy, denied, now), LOST);
+        // The first refusal is what an outage ends with.
+        assert!(!failing.back(Kind::Policy));
+        assert_eq!(failing.lost(Kind::Policy, gone, now), LOST);
+        let both = News {
+            back: true,
+            lost: true,
+        };
+        assert_eq!(failing.lost(Kind::Policy, denied, now), both);
         // A refusal of anything else is an outage.
-        assert_eq!(failing.lost(Kind::Node, denied, now), Line::Lost);
-        assert_eq!(failing.back(Kind::Node), Line::Back);
+        assert_eq!(failing.lost(Kind::Node, denied, now), LOST);
+        assert!(failing.back(Kind::Node));
     }
 }

@@ -20,6 +20,8 @@ mod policy;
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use aksnet_common::flow::Addr;
 
 use self::{
@@ -192,6 +194,19 @@ impl Context<'_> {
             }
         }
         addresses
+    }
+
+    /// Those of the texts that are ranges of addresses.
+    fn ranges(&mut self, texts: &[String], name: &'static str) -> Vec<IpNet> {
+        let mut ranges = Vec::new();
+        for text in texts {
+            // The API takes blanks around them where it takes a list of them from users.
+            match text.trim().parse::<IpNet>() {
+                Ok(range) => ranges.push(range.trunc()),
+                Err(_) => self.odd.push(name),
+            }
+        }
+        ranges
     }
 
     /// The IP protocol number; TCP where nothing is said.

@@ -69,13 +69,8 @@ impl Raw for RawNode {
         if cidrs.is_empty() {
             cidrs.extend(spec.pod_cidr.take("spec.podCIDR", context.odd));
         }
-        let mut pod_cidrs = Vec::new();
-        for text in cidrs.iter().filter(|text| !text.is_empty()) {
-            match text.parse::<ipnet::IpNet>() {
-                Ok(net) => pod_cidrs.push(net.trunc()),
-                Err(_) => context.odd.push("spec.podCIDRs"),
-            }
-        }
+        cidrs.retain(|text| !text.is_empty());
+        let pod_cidrs = context.ranges(&cidrs, "spec.podCIDRs");
         let capacity = status.capacity.take("status.capacity", context.odd);
         let pods = capacity.unwrap_or_default().pods;
         let pods = pods.take("status.capacity.pods", context.odd);

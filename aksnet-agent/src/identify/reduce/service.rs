@@ -1,7 +1,5 @@
 //! Services.
 
-use ipnet::IpNet;
-
 use super::{About, Context, Field, Metadata, Pairs, Raw, shape};
 use crate::identify::object::{Kind, Object, Service, ServicePort};
 
@@ -111,14 +109,7 @@ impl Raw for RawService {
             .source_ranges
             .items(name_of_ranges, context.odd)
             .collect();
-        let mut source_ranges = Vec::new();
-        for range in ranges {
-            // The API takes blanks around them.
-            match range.trim().parse::<IpNet>() {
-                Ok(range) => source_ranges.push(range.trunc()),
-                Err(_) => context.odd.push(name_of_ranges),
-            }
-        }
+        let source_ranges = context.ranges(&ranges, name_of_ranges);
         let policy = spec.policy.take("spec.externalTrafficPolicy", context.odd);
         let kind = spec.kind.take("spec.type", context.odd);
         Object::Service(Service {

@@ -1,9 +1,10 @@
 //! Who enforces network policies on the node.
 
 use super::{Finding, evidence::Evidence};
+use crate::policy::engine::Engine;
 
 pub(super) fn conclude(evidence: &Evidence) -> Finding<&'static str> {
-    let mut found: Vec<(&'static str, String)> = Vec::new();
+    let mut found: Vec<(Engine, String)> = Vec::new();
     // Empty while no policy exists: the chain alone tells that NPM runs.
     if let Some(chain) = evidence.chain("filter", "AZURE-NPM") {
         let rules: usize = evidence
@@ -11,17 +12,17 @@ pub(super) fn conclude(evidence: &Evidence) -> Finding<&'static str> {
             .iter()
             .map(|(_, _, c)| c.rules.len())
             .sum();
-        found.push(("azure_npm", format!("{chain} with {rules} rules")));
+        found.push((Engine::AzureNpm, format!("{chain} with {rules} rules")));
     }
     if let Some(why) = evidence
         .chain("filter", "cali-FORWARD")
         .or_else(|| evidence.table("calico"))
     {
-        found.push(("calico", why));
+        found.push((Engine::Calico, why));
     }
     for (engine, table) in [
-        ("kindnet", "kindnet-network-policies"),
-        ("kube_network_policies", "kube-network-policies"),
+        (Engine::Kindnet, "kindnet-network-policies"),
+        (Engine::KubeNetworkPolicies, "kube-network-policies"),
     ] {
         if let Some(why) = evidence.table(table) {
             found.push((engine, why));
@@ -32,7 +33,7 @@ pub(super) fn conclude(evidence: &Evidence) -> Finding<&'static str> {
             .link("cilium_host")
             .map(|l| format!("interface {}", l.name))
     }) {
-        found.push(("cilium", why));
+        found.push((Engine::Cilium, why));
     }
     let unreadable = evidence.rules.unreadable();
     match found.first().map(|(engine, _)| *engine) {
@@ -41,13 +42,13 @@ pub(super) fn conclude(evidence: &Evidence) -> Finding<&'static str> {
                 if other == engine {
                     why
                 } else {
-                    format!("{other} as well: {why}")
+                    format!("{} as well: {why}", other.name())
                 }
             });
-            Finding::known(engine, seen.chain(unreadable).collect())
+            Finding::known(engine.name(), seen.chain(unreadable).collect())
         }
         None if unreadable.is_empty() => Finding::known(
-            "none",
+            Engine::None.name(),
             vec!["no chain, table or device of a policy engine".to_owned()],
         ),
         None => Finding::not_known(unreadable),

@@ -13,6 +13,7 @@ use super::{
     Context, Snapshot,
     address::is_link_local,
     found::Found,
+    link::Link,
     roles::Watched,
     route::{Route, RouteKind},
 };
@@ -128,9 +129,15 @@ pub fn gather(
     facts
 }
 
-/// The plan that the facts make.
+/// The plan that the facts make, with the names of all `links`.
 #[must_use]
-pub fn plan(facts: &[Fact], watched: &[Watched], node_name: &str, found: Option<&Found>) -> Plan {
+pub fn plan(
+    facts: &[Fact],
+    watched: &[Watched],
+    links: &[Link],
+    node_name: &str,
+    found: Option<&Found>,
+) -> Plan {
     let zone = found.and_then(|found| found.zone.value.as_deref());
     let mut plan = Plan::builder()
         .node_name(node_name)
@@ -155,6 +162,9 @@ pub fn plan(facts: &[Fact], watched: &[Watched], node_name: &str, found: Option<
     }
     for w in watched {
         plan = plan.interface(w.interface.index, w.interface.role, &w.interface.name);
+    }
+    for link in links {
+        plan = plan.link(link.index, &link.name);
     }
     plan.build()
 }

@@ -29,7 +29,7 @@ fn nets(facts: &[Fact], what: &What) -> Vec<String> {
 fn place(snapshot: &Snapshot, config: &Config, ip: &str) -> Place {
     let watched = roles::assign(snapshot, config).watched;
     let facts = gather(snapshot, &watched, config, &Context::default());
-    super::plan(&facts, &watched, "node", None).place(ip.parse::<IpAddr>().unwrap().into())
+    super::plan(&facts, &watched, &[], "node", None).place(ip.parse::<IpAddr>().unwrap().into())
 }
 
 #[test]
@@ -206,7 +206,13 @@ mod context {
         let (snapshot, config) = (kubenet(), Config::default());
         let watched = roles::assign(&snapshot, &config).watched;
         let facts = gather(&snapshot, &watched, &config, context);
-        let plan = super::super::plan(&facts, &watched, "aks-1", context.found.as_ref());
+        let plan = super::super::plan(
+            &facts,
+            &watched,
+            &snapshot.links,
+            "aks-1",
+            context.found.as_ref(),
+        );
         (facts, plan)
     }
 

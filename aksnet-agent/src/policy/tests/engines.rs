@@ -74,17 +74,3 @@ fn ciliums_blocks_match_neither_pods_nor_nodes() {
     let outside = flow(external("192.0.2.1"), db.end(), TCP, 80);
     assert_eq!(denied_by(&policies, &outside), []);
 }
-
-#[test]
-fn npm_and_kindnet_judge_new_connections_only() {
-    let only_new = |engine: &Engine| engine.traits().only_new;
-    let found: Vec<Engine> = Engine::ALL.into_iter().filter(only_new).collect();
-    assert_eq!(
-        found,
-        [
-            Engine::AzureNpm,
-            Engine::Kindnet,
-            Engine::KubeNetworkPolicies
-        ]
-    );
-}

@@ -98,14 +98,15 @@ fn policies_that_come_and_go_do_not_make_the_index_grow() {
 #[test]
 fn a_version_forgotten_early_leaves_its_successor_in_force() {
     let mut policies = Policies::default();
-    policies.apply(deny("shop/p"), S);
-    policies.apply(allow("shop/p"), 2 * S);
+    policies.apply(allow("shop/p"), S);
+    policies.apply(deny("shop/p"), 2 * S);
     for n in 0..5_000 {
         let other = format!("ops/p-{n}");
         policies.apply(deny(&other), 2 * S);
         policies.delete("ops", &other[4..], 2 * S);
     }
-    assert_eq!(ask(&policies, lately(3 * S, 10 * S)), Outcome::Allowed);
+    // While the version before was known, an engine that lags would have that one.
+    assert_eq!(ask(&policies, lately(3 * S, 10 * S)), Outcome::Denied);
     assert!(policies.get("shop", "p").is_some());
 }
 

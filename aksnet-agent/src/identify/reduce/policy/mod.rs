@@ -155,7 +155,12 @@ fn directions(spec: &Spec, context: &mut Context<'_>) -> (bool, bool) {
         }
     };
     if types.is_empty() {
-        let some = matches!(&spec.egress, Field::Good(rules) if !rules.is_empty());
+        let some = match &spec.egress {
+            Field::Good(rules) => !rules.is_empty(),
+            // Rules were meant; that they cannot be read is said where they are.
+            Field::Odd => true,
+            Field::Absent => false,
+        };
         return (true, some);
     }
     let says = |wanted: &str| {

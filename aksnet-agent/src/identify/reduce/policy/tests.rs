@@ -1,5 +1,6 @@
 //! Defaults, what each part becomes, and that what cannot be read never allows more.
 
+use ipnet::IpNet;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -164,10 +165,11 @@ fn an_empty_rule_is_for_anybody_and_an_unreadable_one_for_nobody() {
         assert_eq!(odd, ["spec.ingress.ports"]);
     }
     let (policy, odd) = reduce(&json!({"ingress": "all", "egress": {"to": []}}));
-    let rules = policy.rules(Side::Ingress).unwrap();
-    assert!(matches!(&*rules[0].peers, [Peers::Nobody(_)]));
-    assert!(policy.egress.is_none());
-    assert_eq!(odd, ["spec.ingress"]);
+    for side in [Side::Ingress, Side::Egress] {
+        let rules = policy.rules(side).unwrap();
+        assert!(matches!(&*rules[0].peers, [Peers::Nobody(_)]), "{side:?}");
+    }
+    assert_eq!(odd, ["spec.egress", "spec.ingress"]);
 }
 
 #[test]
@@ -470,6 +472,15 @@ proptest! {
         } else if place == 5 && !value.is_object() {
             let nobody = matches!(policy.ingress.unwrap()[0].peers[0], Peers::Nobody(_));
             prop_assert!(nobody && odd == ["spec.ingress.from"]);
+        } else if place == 6 {
+            let cidr = value["cidr"].as_str().unwrap_or_default();
+            let says = match &policy.ingress.unwrap()[0].peers[1] {
+                Peers::Nobody(_) => true,
+                Peers::Block { cidr: block, .. } => cidr.parse::<IpNet>().is_ok_and(|range| range.trunc() == *block),
+                Peers::Pods { .. } => false,
+            };
+            // Without a block it is an item without anything, which is for nobody.
+            prop_assert!(says);
         }
     }
 }
