@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::{
     attachments::Attachments,
@@ -37,7 +38,6 @@ struct Posted {
     survey: Value,
     sources: Value,
     tables: Value,
-    sweeps: u64,
     sweep_error: Option<String>,
 }
 
@@ -47,6 +47,7 @@ pub struct Board {
     config: Value,
     stuck: Duration,
     posted: Mutex<Posted>,
+    sweeps: watch::Sender<u64>,
 }
 
 impl Board {
@@ -67,9 +68,9 @@ impl Board {
                 survey: Value::Null,
                 sources: Value::Null,
                 tables: Value::Null,
-                sweeps: 0,
                 sweep_error: None,
             }),
+            sweeps: watch::Sender::new(0),
         }
     }
 
@@ -106,7 +107,6 @@ impl Board {
     /// Posts the outcome of a sweep: how full the tables are, or why it failed.
     pub fn post_sweep(&self, outcome: Result<Value, String>) {
         let mut posted = self.posted();
-        posted.sweeps += 1;
         match outcome {
             Ok(tables) => {
                 posted.tables = tables;
@@ -114,6 +114,13 @@ impl Board {
             }
             Err(error) => posted.sweep_error = Some(error),
         }
+        drop(posted);
+        self.sweeps.send_modify(|sweeps| *sweeps += 1);
+    }
+
+    /// How many sweeps there were, failed ones included, and word of each further one.
+    pub fn sweeps(&self) -> watch::Receiver<u64> {
+        self.sweeps.subscribe()
     }
 
     /// Posts whether the agent is ready. True if that is news.
@@ -174,7 +181,7 @@ impl Board {
             "programs": posted.programs,
             "interfaces": posted.interfaces,
             "tables": posted.tables,
-            "sweeps": posted.sweeps,
+            "sweeps": *self.sweeps.borrow(),
             "sweep_error": posted.sweep_error,
             "node": posted.survey,
             "sources": posted.sources,

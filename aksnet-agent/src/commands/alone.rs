@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::watch;
+
 use crate::{
     agent::{Agent, Load},
     board::Board,
@@ -11,14 +13,14 @@ use crate::{
     socket::{protocol::TopSource, server::Claim},
 };
 
-/// Watches the node until `looks`, which is given the agent's own, has ended, or a signal comes. Nothing stays attached.
+/// Watches the node until `looks`, which is given the agent's own and word of its sweeps, has ended, or a signal comes. Nothing stays attached.
 ///
 /// # Errors
 /// As `run`, and as `looks`.
 pub(super) async fn alone<L: Future<Output = Result<(), Failure>>>(
     effective: &Effective,
     load: impl Load,
-    looks: impl FnOnce(Arc<dyn TopSource>) -> L,
+    looks: impl FnOnce(Arc<dyn TopSource>, watch::Receiver<u64>) -> L,
 ) -> Result<(), Failure> {
     let stop = stop_signal()?;
     // Whoever looks next reads from this one: two agents would attach to the same interfaces.
@@ -26,7 +28,7 @@ pub(super) async fn alone<L: Future<Output = Result<(), Failure>>>(
     let board = Arc::new(Board::new(effective));
     let mut agent = Agent::start(effective, board.clone(), load).await?;
     let top: Arc<dyn TopSource> = agent.top();
-    let looks = looks(top.clone());
+    let looks = looks(top.clone(), board.sweeps());
     let ended = agent.live(async {
         tokio::select! {
             looked = looks => looked,

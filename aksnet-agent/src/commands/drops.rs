@@ -41,7 +41,7 @@ pub fn drops(args: &Drops, effective: &Effective, load: impl Load) -> Result<(),
         return Ok(());
     }
     preflight::check()?;
-    runtime()?.block_on(alone(effective, load, |top| async move {
+    runtime()?.block_on(alone(effective, load, |top, _sweeps| async move {
         let mut following = top.drop_log().follow(true);
         while printer.left > 0
             && let Some(news) = following.next().await

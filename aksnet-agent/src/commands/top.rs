@@ -63,11 +63,19 @@ async fn watch(
     mut printer: Printer,
     load: impl Load,
 ) -> Result<(), Failure> {
-    alone(effective, load, |top| async move {
+    alone(effective, load, |top, mut sweeps| async move {
         let mut reader = top.open();
         let _before = reader.rows(query);
+        // A rate is what came between two sweeps, and the two timers start at different moments: each look waits
+        // for a sweep of its own, so that none has the rows of the one before.
+        let mut seen = 1;
         while printer.left > 0 {
             tokio::time::sleep(query.interval()).await;
+            let Ok(sweep) = sweeps.wait_for(|sweep| *sweep > seen).await else {
+                break;
+            };
+            seen = *sweep;
+            drop(sweep);
             if printer.print(&reader.rows(query))?.is_none() {
                 break;
             }
@@ -106,6 +114,8 @@ impl Printer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::{
         attachments::tests::Fake,
@@ -113,6 +123,9 @@ mod tests {
         commands::run::tests::{Accounts, effective, load, network},
         node::{netlink::Netlink, tests::netns},
     };
+
+    /// How many sweeps there were at each look.
+    static LOOKS: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 
     #[test]
     fn without_an_agent_it_watches_for_as_long_as_it_looks() {
@@ -127,8 +140,14 @@ mod tests {
                 sort: Sort::Bytes,
             };
             let printer = Printer {
-                text: json_lines,
-                left: 2,
+                text: |rows| {
+                    LOOKS
+                        .lock()
+                        .unwrap()
+                        .push(rows[0]["sweeps"].as_u64().unwrap());
+                    String::new()
+                },
+                left: 4,
             };
             let seen = fake.clone();
             let watched = move |c: &_, n: &_, b: &_| {
@@ -136,6 +155,13 @@ mod tests {
                 load(&seen, &accounts)(c, n, b)
             };
             watch(&effective, &query, printer, watched).await.unwrap();
+            let looks = LOOKS.lock().unwrap().clone();
+            assert_eq!(looks.len(), 4);
+            assert!(looks[0] >= 2, "a rate needs two sweeps: {looks:?}");
+            assert!(
+                looks.is_sorted_by(|a, b| a < b),
+                "none is shown twice: {looks:?}"
+            );
             assert!(fake.attached().is_empty(), "nothing stays attached");
             assert_eq!(fake.log().iter().filter(|l| *l == "+veth0").count(), 1);
             assert!(!effective.config.socket.exists());
