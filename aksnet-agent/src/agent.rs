@@ -21,7 +21,7 @@ use crate::{
     identify::object::Kind,
     node::{Context, Node, Snapshot, found::Found, roles, watch::Watch},
     plan::Plan,
-    socket::protocol::TopSource,
+    socket::protocol::LiveSource,
     sources::Sources,
     survey::{Survey, Surveyed},
 };
@@ -62,7 +62,7 @@ pub struct Parts {
     /// What `/metrics` gives.
     pub metrics: Metrics,
     /// Where `top` gets its rows.
-    pub top: Arc<dyn TopSource>,
+    pub top: Arc<dyn LiveSource>,
 }
 
 /// Loads the programs and builds the accounts for this node.
@@ -150,7 +150,7 @@ impl Agent {
 
     /// Where `top` gets its rows.
     #[must_use]
-    pub fn top(&self) -> Arc<dyn TopSource> {
+    pub fn top(&self) -> Arc<dyn LiveSource> {
         self.parts.top.clone()
     }
 

@@ -427,12 +427,39 @@ fn policies_of_other_kinds_are_told_and_not_evaluated() {
     assert!(
         answer
             .out
-            .contains("note: 1 of kind CiliumNetworkPolicy: not evaluated")
+            .contains("note: 1 of kind CiliumNetworkPolicy (cilium.io): not evaluated")
     );
     assert!(
         answer
             .out
-            .contains("note: 1 of kind NetworkPolicy: not evaluated")
+            .contains("note: 1 of kind NetworkPolicy (projectcalico.org): not evaluated")
+    );
+}
+
+#[test]
+fn what_comes_twice_is_a_warning_and_cluster_wide_kinds_have_no_namespace() {
+    let text = "
+{kind: Namespace, apiVersion: v1, metadata: {name: shop}}
+---
+{kind: Namespace, apiVersion: v1, metadata: {name: shop}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: a}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: a}}
+";
+    let answer = run(&["192.0.2.1", "a", "80", "-f", "-"], text);
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let lines: Vec<&str> = answer.error.lines().collect();
+    let [space, pod] = *lines else {
+        panic!("{answer:?}")
+    };
+    assert!(
+        space.contains(": Namespace shop: replaces an earlier one of that name"),
+        "{answer:?}"
+    );
+    assert!(
+        pod.contains(": Pod default/a: replaces an earlier one of that name"),
+        "{answer:?}"
     );
 }
 
