@@ -343,7 +343,7 @@ fn a_service_of_its_workloads_name_is_told_apart_by_the_port() {
     answer.says(1, "denied: shop/frontend -> shop/web, port 7070/TCP");
 }
 
-/// Two pods of a StatefulSet as the API has them, and their headless service. Their labels are never equal.
+/// Two pods of a `StatefulSet` as the API has them, and their headless service. Their labels are never equal.
 const REPLICAS: &str = r"
 {kind: Namespace, apiVersion: v1, metadata: {name: shop}}
 ---
