@@ -21,7 +21,7 @@ use crate::{
     identify::object::Kind,
     node::{Context, Node, Snapshot, found::Found, roles, watch::Watch},
     plan::Plan,
-    socket::protocol::TopSource,
+    socket::protocol::LiveSource,
     sources::Sources,
     survey::{Survey, Surveyed},
 };
@@ -61,8 +61,8 @@ pub struct Parts {
     pub sweeper: Box<dyn Sweeper>,
     /// What `/metrics` gives.
     pub metrics: Metrics,
-    /// Where `top` gets its rows.
-    pub top: Arc<dyn TopSource>,
+    /// Where `top` and `drops` get what they show.
+    pub top: Arc<dyn LiveSource>,
 }
 
 /// Loads the programs and builds the accounts for this node.
@@ -148,9 +148,9 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Where `top` gets its rows.
+    /// Where `top` and `drops` get what they show.
     #[must_use]
-    pub fn top(&self) -> Arc<dyn TopSource> {
+    pub fn top(&self) -> Arc<dyn LiveSource> {
         self.parts.top.clone()
     }
 

@@ -130,9 +130,11 @@ fn cause(text: &str) -> Result<Cause, String> {
 #[derive(Args, Debug)]
 #[command(
     after_help = "Exit codes: 0 allowed, 1 denied, 2 not determined (a label, a named port or an address is not \
-                  known); 64 usage, 65 bad manifest, 66 no such file or pod, 69 no API server.\n\
-                  Workloads (Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob) stand for a pod of their \
-                  name. Only networking.k8s.io/v1 policies are evaluated.\n\n\
+                  known); 64 usage, 65 bad manifest, 66 no such file or pod, 69 no API server, 78 unusable \
+                  kubeconfig.\n\
+                  Workloads (Deployment, StatefulSet, DaemonSet, ReplicaSet, ReplicationController, Job, CronJob) stand \
+                  for a pod of their name, or for their pods that run. Only networking.k8s.io/v1 policies are \
+                  evaluated.\n\n\
                   Example: aksnet-agent explain shop/frontend shop/web 8080 -f manifests/"
 )]
 pub struct Explain {

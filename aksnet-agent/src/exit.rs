@@ -9,7 +9,7 @@ use std::fmt::Display;
 pub enum Exit {
     /// A flag or an environment variable is unknown or has a bad value.
     Usage = 64,
-    /// A manifest cannot be read.
+    /// A manifest is no YAML, or no Kubernetes object.
     Data = 65,
     /// A file or an interface that was named does not exist.
     NoInput = 66,

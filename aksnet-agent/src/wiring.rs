@@ -33,7 +33,7 @@ use crate::{
     node::{Node, interface::Interface},
     plan::Plan,
     policy::engine::Engine,
-    socket::protocol::{TopQuery, TopReader, TopSource},
+    socket::protocol::{LiveSource, TopQuery, TopReader},
     sources::Sources,
     survey::Surveyed,
     top,
@@ -315,7 +315,7 @@ impl Sweeper for Accounts {
     }
 }
 
-impl TopSource for Accounts {
+impl LiveSource for Accounts {
     fn drop_log(&self) -> Arc<DropLog> {
         self.lock().drops.clone()
     }

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
-use xtask::testbed::api::{ApiServer, objects};
+use xtask::testbed::api::{ApiServer, Fault, Verb, objects};
 
 /// The shop: a frontend may talk to web, web to the database, and nobody else to either.
 const SHOP: &str = r"
@@ -309,6 +309,174 @@ fn a_service_is_the_pods_behind_it_on_their_port() {
 }
 
 #[test]
+fn a_service_of_its_workloads_name_is_told_apart_by_the_port() {
+    let shop = Shop::new();
+    shop.write(
+        "service.yaml",
+        "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {clusterIP: 10.0.0.11, \
+         selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}}",
+    );
+    let ask = |port: &str| {
+        let answer = shop.ask(&["shop/frontend", "shop/web", port]);
+        answer.says(0, "allowed: shop/frontend -> shop/web, port 8080/TCP");
+        answer.out
+    };
+    assert!(
+        ask("80").contains("note: shop/web is a service; shop/web is behind it, on port 8080\n")
+    );
+    // No port of the service has this number or name: nothing to tell.
+    for port in ["8080", "http"] {
+        let out = ask(port);
+        assert!(!out.contains("note: "), "{out}");
+    }
+    // Both have it.
+    shop.write(
+        "service.yaml",
+        "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {clusterIP: 10.0.0.11, \
+         selector: {app: web}, ports: [{port: 8080, targetPort: 9090}]}}",
+    );
+    assert!(ask("8080").contains(
+        "note: shop/web is also a service; the pod or workload is meant here, and the port is the pod's\n"
+    ));
+    // Neither has: pods may listen where no container says so.
+    let answer = shop.ask(&["shop/frontend", "shop/web", "7070"]);
+    answer.says(1, "denied: shop/frontend -> shop/web, port 7070/TCP");
+}
+
+/// Two pods of a `StatefulSet` as the API has them, and their headless service. Their labels are never equal.
+const REPLICAS: &str = r"
+{kind: Namespace, apiVersion: v1, metadata: {name: shop}}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: db-0
+  namespace: shop
+  labels: {app: db, statefulset.kubernetes.io/pod-name: db-0, apps.kubernetes.io/pod-index: '0'}
+  ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: db, controller: true}]
+spec: {nodeName: n1, containers: [{name: c, ports: [{name: sql, containerPort: 5432}]}]}
+status: {podIP: 10.244.1.5}
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: db-1
+  namespace: shop
+  labels: {app: db, statefulset.kubernetes.io/pod-name: db-1, apps.kubernetes.io/pod-index: '1'}
+  ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: db, controller: true}]
+spec: {nodeName: n2, containers: [{name: c, ports: [{name: sql, containerPort: 5432}]}]}
+status: {podIP: 10.244.2.5}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db-service, namespace: shop}
+spec: {clusterIP: 10.0.0.12, selector: {app: db}, ports: [{port: 3306, targetPort: sql}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db-headless, namespace: shop}
+spec: {clusterIP: None, selector: {app: db}, ports: [{name: sql-port, port: 3306, targetPort: sql}]}
+---
+kind: Pod
+apiVersion: v1
+metadata: {name: client, namespace: shop, labels: {app: client}}
+status: {podIP: 10.244.3.5}
+---
+";
+
+/// The client may send to these addresses, and to port 5432 only.
+fn egress_to(cidr: &str) -> String {
+    format!(
+        "{REPLICAS}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: p, namespace: shop}}
+spec:
+  podSelector: {{matchLabels: {{app: client}}}}
+  policyTypes: [Egress]
+  egress: [{{to: [{{ipBlock: {{cidr: {cidr}}}}}], ports: [{{port: 5432}}]}}]
+"
+    )
+}
+
+#[test]
+fn a_workload_of_running_pods_is_all_of_them() {
+    let all = egress_to("10.244.0.0/16");
+    let ask = |from: &str, to: &str, port: &str| run(&[from, to, port, "-f", "-"], &all);
+    for (to, port) in [
+        ("shop/db", "5432"),
+        ("shop/db", "sql"),
+        ("shop/db-service", "3306"),
+    ] {
+        let answer = ask("shop/client", to, port);
+        answer.says(0, "allowed: shop/client -> shop/db-0, port 5432/TCP");
+        assert!(
+            answer.out.contains(&format!("note: {to} is a "))
+                && answer.out.contains("; the verdict holds for all 2 pods")
+                && answer.out.contains(": shop/db-0, shop/db-1\n"),
+            "{answer:?}"
+        );
+    }
+    let answer = ask("shop/db", "shop/client", "80");
+    answer.says(0, "allowed: shop/db-0 -> shop/client, port 80/TCP");
+    let answer = ask("shop/db", "shop/db", "80");
+    answer.says(0, "allowed: shop/db-0 -> shop/db-1, port 80/TCP");
+    assert!(
+        answer
+            .out
+            .contains("note: what a pod sends to itself is left out")
+    );
+    ask("shop/client", "shop/dd", "80").fails(66, "no pod, workload or service is called shop/dd");
+}
+
+#[test]
+fn pods_that_are_judged_differently_are_listed_by_verdict() {
+    let some = egress_to("10.244.2.0/24");
+    for (to, port) in [
+        ("shop/db", "5432"),
+        ("shop/db-service", "3306"),
+        ("shop/db-headless", "5432"),
+    ] {
+        let answer = run(&["shop/client", to, port, "-f", "-"], &some);
+        answer.fails(
+            64,
+            &format!(
+                "{to} stands for several pods, and the verdict is not the same for all; denied: shop/db-0; \
+                 allowed: shop/db-1; name one of them"
+            ),
+        );
+    }
+}
+
+#[test]
+fn a_headless_service_translates_no_port() {
+    let all = egress_to("10.244.0.0/16");
+    let ask = |port: &str| run(&["shop/client", "shop/db-headless", port, "-f", "-"], &all);
+    ask("5432").says(0, "allowed: shop/client -> shop/db-0, port 5432/TCP");
+    ask("3306").says(1, "denied: shop/client -> shop/db-0, port 3306/TCP");
+    // Who asks DNS for the port by its name is told the pods'.
+    ask("sql-port").says(0, "allowed: shop/client -> shop/db-0, port 5432/TCP");
+}
+
+#[test]
+fn a_pod_in_its_nodes_network_has_its_named_ports_and_no_address_that_it_lacks() {
+    let text = "
+{kind: Pod, apiVersion: v1, metadata: {name: a}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: exporter}, spec: {hostNetwork: true, containers: [{name: c, ports: [{name: metrics, containerPort: 9100}]}]}}
+";
+    let answer = run(&["a", "exporter", "metrics", "-f", "-"], text);
+    answer.says(0, "allowed: default/a -> a node, port 9100/TCP");
+    assert!(
+        answer.out.contains(
+            "note: default/exporter uses its node's network, and which node is not known"
+        ),
+        "{answer:?}"
+    );
+    run(&["a", "exporter", "metric", "-f", "-"], text).fails(66, "named ports: metrics (9100/TCP)");
+}
+
+#[test]
 fn json_has_the_verdict_and_each_failed_part() {
     let answer = Shop::new().ask(&["shop/batch", "shop/web", "8080", "--json"]);
     assert_eq!(answer.code, 1);
@@ -427,12 +595,39 @@ fn policies_of_other_kinds_are_told_and_not_evaluated() {
     assert!(
         answer
             .out
-            .contains("note: 1 of kind CiliumNetworkPolicy: not evaluated")
+            .contains("note: 1 of kind CiliumNetworkPolicy (cilium.io): not evaluated")
     );
     assert!(
         answer
             .out
-            .contains("note: 1 of kind NetworkPolicy: not evaluated")
+            .contains("note: 1 of kind NetworkPolicy (projectcalico.org): not evaluated")
+    );
+}
+
+#[test]
+fn what_comes_twice_is_a_warning_and_cluster_wide_kinds_have_no_namespace() {
+    let text = "
+{kind: Namespace, apiVersion: v1, metadata: {name: shop}}
+---
+{kind: Namespace, apiVersion: v1, metadata: {name: shop}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: a}}
+---
+{kind: Pod, apiVersion: v1, metadata: {name: a}}
+";
+    let answer = run(&["192.0.2.1", "a", "80", "-f", "-"], text);
+    assert_eq!(answer.code, 0, "{answer:?}");
+    let lines: Vec<&str> = answer.error.lines().collect();
+    let [space, pod] = *lines else {
+        panic!("{answer:?}")
+    };
+    assert!(
+        space.contains(": Namespace shop: replaces an earlier one of that name"),
+        "{answer:?}"
+    );
+    assert!(
+        pod.contains(": Pod default/a: replaces an earlier one of that name"),
+        "{answer:?}"
     );
 }
 
@@ -524,6 +719,7 @@ fn the_api_is_asked_where_no_files_are_given() {
         objects::node("aks-a", "10.224.0.4", "10.244.0.0/24", "westeurope-1"),
         objects::pod("shop", "web-0", "web", "aks-a", "10.244.0.7"),
         objects::pod("shop", "batch-0", "batch", "aks-a", "10.244.0.8"),
+        objects::service("shop", "web", "10.0.0.10"),
         objects::policy("shop", "web-policy", &spec),
     ]));
     let directory = tempfile::tempdir().unwrap();
@@ -534,6 +730,11 @@ fn the_api_is_asked_where_no_files_are_given() {
     let answer = ask("10.244.0.8");
     answer.says(1, "denied: shop/batch-0 -> shop/web-0, port 80/TCP");
     assert!(answer.out.contains("app=frontend did not match app=batch"));
+    // The workload's name, which no object of these kinds has, or which its service has as well.
+    for port in ["8080", "80"] {
+        let args = ["shop/batch", "shop/web", port, "--kubeconfig", &path];
+        run(&args, "").says(1, "denied: shop/batch-0 -> shop/web-0, port 8080/TCP");
+    }
     ask("10.224.0.4").says(0, "allowed: a node (10.224.0.4) -> shop/web-0, port 80/TCP");
     ask("10.244.0.9").says(
         2,
@@ -541,4 +742,34 @@ fn the_api_is_asked_where_no_files_are_given() {
     );
     drop(server);
     ask("10.244.0.8").fails(69, "Kubernetes API: cannot list pods: ");
+}
+
+#[test]
+fn an_answer_of_the_api_that_lacks_something_is_no_verdict() {
+    let server = ApiServer::start().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kubeconfig");
+    fs::write(&path, server.kubeconfig()).unwrap();
+    let path = path.display().to_string();
+    let args = ["192.0.2.1", "192.0.2.2", "80", "--kubeconfig", &path];
+    let fails = |body: String, text: &str| {
+        server.fail(Verb::List, "networkpolicies", 1, Fault::Body(body));
+        run(&args, "").fails(69, text);
+    };
+    let no_list =
+        "Kubernetes API: cannot list networkpolicies: its answer is no list of objects; give";
+    fails("{}".to_owned(), no_list);
+    fails(r#"{"kind":"Status","metadata":{}}"#.to_owned(), no_list);
+    let huge = "x".repeat(9 << 20);
+    let body = format!(
+        r#"{{"metadata":{{"resourceVersion":"7"}},"items":[{{"metadata":{{"name":"{huge}"}}}}]}}"#
+    );
+    fails(
+        body,
+        "Kubernetes API: cannot list networkpolicies: one of them is longer than 8 MiB; give",
+    );
+    run(&args, "").says(
+        0,
+        "allowed: 192.0.2.1 outside of the cluster -> 192.0.2.2 outside of the cluster, port 80/TCP",
+    );
 }

@@ -25,6 +25,41 @@ fn read(page: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// The page on drops and every runbook.
+fn pages() -> Vec<PathBuf> {
+    let runbooks = fs::read_dir(docs().join("runbooks")).unwrap();
+    let mut pages: Vec<PathBuf> = runbooks.map(|entry| entry.unwrap().path()).collect();
+    pages.push(docs().join("drops.md"));
+    pages
+}
+
+/// The queries of a page: each line of a `promql` block that does not go on from the one before.
+fn queries(text: &str) -> Vec<String> {
+    let blocks = text.split("```promql\n").skip(1);
+    let mut queries: Vec<String> = Vec::new();
+    for block in blocks {
+        for line in block.split("```").next().unwrap_or_default().lines() {
+            match queries.last_mut() {
+                Some(query) if line.starts_with(' ') => query.push_str(line),
+                _ => queries.push(line.to_owned()),
+            }
+        }
+    }
+    queries
+}
+
+/// The names in what stands between two marks, up to an operator: `by (a, b)` and `{a="x",b!~"y"}`.
+fn names_between(query: &str, open: &str, close: char) -> Vec<String> {
+    let parts = query.split(open).skip(1).flat_map(|rest| {
+        let inside = rest.split(close).next().unwrap_or_default();
+        inside.split(',').map(|part| {
+            let name = part.split(['=', '!']).next().unwrap_or_default();
+            name.trim().to_owned()
+        })
+    });
+    parts.collect()
+}
+
 /// The pages that a text links to, in its own folder: `](nat.md)`.
 fn linked(text: &str) -> Vec<String> {
     text.split("](")
@@ -131,11 +166,8 @@ fn links_among_runbooks_lead_somewhere() {
 
 #[test]
 fn causes_that_commands_and_queries_name_exist() {
-    let runbooks = fs::read_dir(docs().join("runbooks")).unwrap();
-    let mut pages: Vec<PathBuf> = runbooks.map(|entry| entry.unwrap().path()).collect();
-    pages.push(docs().join("drops.md"));
     let mut named = 0;
-    for path in pages {
+    for path in pages() {
         let text = fs::read_to_string(&path).unwrap();
         for before in ["--cause ", "cause=\""] {
             for rest in text.split(before).skip(1) {
@@ -157,6 +189,44 @@ fn causes_that_commands_and_queries_name_exist() {
         }
     }
     assert!(named > 2 * Cause::ALL.len(), "{named}");
+}
+
+#[test]
+fn queries_ask_for_families_and_labels_that_exist() {
+    // What Prometheus adds, and the bounds of a histogram.
+    const ADDED: [&str; 4] = ["instance", "job", "le", "quantile"];
+    let families = describe();
+    let mut asked = 0;
+    for path in pages() {
+        let page = path.display();
+        for query in queries(&fs::read_to_string(&path).unwrap()) {
+            let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let names: Vec<&str> = words.filter(|word| word.starts_with("aksnet_")).collect();
+            assert!(!names.is_empty(), "{page}: {query} asks for nothing");
+            let mut labels = names_between(&query, "{", '}');
+            for by in ["by (", "without (", "on ("] {
+                labels.extend(names_between(&query, by, ')'));
+            }
+            for name in names {
+                let parts = ["_bucket", "_sum", "_count"];
+                let histogram = parts.iter().find_map(|part| name.strip_suffix(part));
+                let family = families
+                    .iter()
+                    .find(|family| family.name == name || Some(family.name) == histogram);
+                let family = family
+                    .unwrap_or_else(|| panic!("{page}: {query} asks for {name}, which is none"));
+                for label in &labels {
+                    let known = ADDED.contains(&label.as_str());
+                    assert!(
+                        known || family.labels.contains(&label.as_str()),
+                        "{page}: {name} has no label {label}: {query}"
+                    );
+                }
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked > Cause::ALL.len(), "{asked}");
 }
 
 #[test]

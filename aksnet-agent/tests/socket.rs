@@ -16,7 +16,7 @@ use aksnet_agent::{
     exit::Exit,
     socket::{
         client::Client,
-        protocol::{DropsQuery, TopQuery, TopReader, TopSource},
+        protocol::{DropsQuery, LiveSource, TopQuery, TopReader},
         server::Claim,
     },
 };
@@ -29,7 +29,7 @@ struct Looks {
     drops: Arc<DropLog>,
 }
 
-impl TopSource for Looks {
+impl LiveSource for Looks {
     fn drop_log(&self) -> Arc<DropLog> {
         self.drops.clone()
     }

@@ -10,24 +10,25 @@ use crate::{
     commands::{run::Deadline, stop_signal},
     config::Effective,
     exit::Failure,
-    socket::{protocol::TopSource, server::Claim},
+    socket::{protocol::LiveSource, server::Claim},
 };
 
-/// Watches the node until `looks`, which is given the agent's own and word of its sweeps, has ended, or a signal comes. Nothing stays attached.
+/// Watches the node until `looks`, which is given the agent's own and word of its sweeps, has ended, or a signal comes.
+/// Nothing stays attached.
 ///
 /// # Errors
 /// As `run`, and as `looks`.
 pub(super) async fn alone<L: Future<Output = Result<(), Failure>>>(
     effective: &Effective,
     load: impl Load,
-    looks: impl FnOnce(Arc<dyn TopSource>, watch::Receiver<u64>) -> L,
+    looks: impl FnOnce(Arc<dyn LiveSource>, watch::Receiver<u64>) -> L,
 ) -> Result<(), Failure> {
     let stop = stop_signal()?;
     // Whoever looks next reads from this one: two agents would attach to the same interfaces.
     let claim = Claim::take(&effective.config.socket)?;
     let board = Arc::new(Board::new(effective));
     let mut agent = Agent::start(effective, board.clone(), load).await?;
-    let top: Arc<dyn TopSource> = agent.top();
+    let top: Arc<dyn LiveSource> = agent.top();
     let looks = looks(top.clone(), board.sweeps());
     let ended = agent.live(async {
         tokio::select! {

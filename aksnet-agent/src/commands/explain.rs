@@ -31,14 +31,14 @@ pub fn explain(args: &Explain) -> Result<Outcome, Failure> {
     for warning in scene.warnings() {
         eprintln!("aksnet-agent: warning: {warning}");
     }
-    let case = scene.case(&args.from, &args.to, &args.port, args.by_node_port)?;
-    let flow = case.flow();
+    let cases = scene.cases(&args.from, &args.to, &args.port, args.by_node_port)?;
+    let flow = cases.common(args.engine)?.flow();
     let explanation = scene.policies().explain(&flow, When::At(0), args.engine);
     let report = Report {
         flow: &flow,
         explanation: &explanation,
         engine: args.engine,
-        notes: &case.notes,
+        notes: &cases.notes,
     };
     print(&if args.json {
         format!("{:#}\n", report.json())

@@ -120,7 +120,7 @@ pub(crate) mod tests {
         droplog::DropLog,
         node::{netlink::Netlink, tests::netns},
         plan::Plan,
-        socket::protocol::{TopQuery, TopReader, TopSource},
+        socket::protocol::{LiveSource, TopQuery, TopReader},
         survey::Surveyed,
     };
 
@@ -147,7 +147,7 @@ pub(crate) mod tests {
         }
     }
 
-    impl TopSource for Accounts {
+    impl LiveSource for Accounts {
         fn drop_log(&self) -> Arc<DropLog> {
             Arc::default()
         }

@@ -1,5 +1,5 @@
-//! The *drop log*: what was dropped, one record for each tuple, reason and sweep, for whoever follows it. Metrics have
-//! the totals; the log has the addresses, the policy and the reasoning, and keeps the latest only.
+//! The *drop log*: what was dropped, one record for each tuple, reason, place and sweep, for whoever follows it. Metrics
+//! have the totals; the log has the addresses, the policy and the reasoning, and keeps the latest only.
 
 // One drop, and how it reads.
 pub mod record;

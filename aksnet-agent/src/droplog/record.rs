@@ -30,7 +30,7 @@ pub struct DropRecord {
     /// Their IP bytes.
     pub bytes: u64,
     /// Attempts to open a connection among them: a SYN that is sent again is none. For protocols without SYN 1 when the
-    /// tuple was not seen dropped in the minute before.
+    /// tuple was not seen dropped for a minute or two.
     pub connections: u64,
     /// The value of the label `cause`.
     pub cause: String,

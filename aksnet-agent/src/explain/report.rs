@@ -25,7 +25,8 @@ pub struct Report<'r> {
     pub notes: &'r [String],
 }
 
-const fn outcome(outcome: Outcome) -> &'static str {
+/// A verdict in a word.
+pub(super) const fn outcome(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Allowed => "allowed",
         Outcome::Denied => "denied",

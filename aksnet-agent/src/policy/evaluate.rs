@@ -15,7 +15,7 @@ use super::{
 
 /// The label that every namespace has, with its name (Kubernetes documentation, "Well-Known Labels"). The API server
 /// sets it, so that a manifest lacks it.
-pub const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// What the policies say of a flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,17 @@ pub enum Outcome {
     Denied,
     /// That depends on something that is not known.
     Undetermined,
+}
+
+impl Outcome {
+    /// Of both sides: denied if one denies, allowed if both let it pass.
+    pub(super) const fn of_both(egress: &Judgement<'_>, ingress: &Judgement<'_>) -> Self {
+        match (egress.outcome(), ingress.outcome()) {
+            (Self::Denied, _) | (_, Self::Denied) => Self::Denied,
+            (Self::Allowed, Self::Allowed) => Self::Allowed,
+            _ => Self::Undetermined,
+        }
+    }
 }
 
 /// What they say of one side.
@@ -144,11 +155,7 @@ impl<'p> Verdict<'p> {
     /// In one word: denied if one side denies, allowed if both let it pass.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        match (self.egress.outcome(), self.ingress.outcome()) {
-            (Outcome::Denied, _) | (_, Outcome::Denied) => Outcome::Denied,
-            (Outcome::Allowed, Outcome::Allowed) => Outcome::Allowed,
-            _ => Outcome::Undetermined,
-        }
+        Outcome::of_both(&self.egress, &self.ingress)
     }
 
     /// What is said of a side.

@@ -1,8 +1,8 @@
 //! Why the policies say what they say of a flow: for each policy that isolates a pod, and each of its rules, *the first
 //! part that failed*, or what matched.
 //!
-//! Made apart from [`evaluate`](super::evaluate), as it costs more, and is asked for drops only. What it says in words
-//! is in `words`.
+//! Made apart from [`evaluate`](super::evaluate), as it costs more, and is asked only where somebody reads it: for drops,
+//! for gaps, and by `aksnet-agent explain`. What it says in words is in `words`.
 
 use std::net::IpAddr;
 
@@ -170,11 +170,7 @@ impl Explanation<'_> {
     /// The verdict in one word.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        let verdict = Verdict {
-            egress: self.egress.judgement.clone(),
-            ingress: self.ingress.judgement.clone(),
-        };
-        verdict.outcome()
+        Outcome::of_both(&self.egress.judgement, &self.ingress.judgement)
     }
 
     /// Both sides, the client's first.

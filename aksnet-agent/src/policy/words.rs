@@ -63,6 +63,7 @@ impl Display for End<'_> {
         match &self.who {
             Who::Pod(pod) => write!(f, "{}/{}", Plain(pod.namespace), Plain(pod.name)),
             Who::UnknownPod => write!(f, "an unknown pod at {}", self.address),
+            Who::Node { .. } if self.address.is_unspecified() => f.write_str("a node"),
             Who::Node { .. } => write!(f, "a node ({})", self.address),
             Who::External => write!(f, "{} outside of the cluster", self.address),
             Who::Service => write!(f, "a service ({})", self.address),
@@ -328,8 +329,7 @@ impl NotSubject {
     }
 
     /// Whether that is so because of the engine, and not by the API's text.
-    #[must_use]
-    pub const fn is_engines(self) -> bool {
+    const fn is_engines(self) -> bool {
         matches!(self, Self::ToOwnNode | Self::Ipv6 | Self::NodePort)
     }
 }

@@ -1,4 +1,4 @@
-//! `top`'s end of the socket. Plain blocking reads: there is nothing else to do meanwhile.
+//! The asking end of the socket. Plain blocking reads: there is nothing else to do meanwhile.
 
 use std::{
     io::{BufRead, BufReader, ErrorKind, Write},

@@ -83,8 +83,8 @@ pub enum Answer {
     Error(String),
 }
 
-/// Where rows come from.
-pub trait TopSource: Send + Sync {
+/// Where rows and drops come from.
+pub trait LiveSource: Send + Sync {
     /// What was dropped.
     fn drop_log(&self) -> Arc<DropLog>;
 

@@ -12,7 +12,7 @@ use tokio::{
     net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
 };
 
-use super::protocol::{Answer, DropsQuery, Request, TopQuery, TopSource};
+use super::protocol::{Answer, DropsQuery, LiveSource, Request, TopQuery};
 use crate::{
     board::Board,
     droplog::News,
@@ -108,7 +108,7 @@ impl Claim {
     }
 
     /// Answers clients until it is cancelled.
-    pub async fn serve(&self, board: Arc<Board>, top: Arc<dyn TopSource>) {
+    pub async fn serve(&self, board: Arc<Board>, top: Arc<dyn LiveSource>) {
         let mut clients = tokio::task::JoinSet::new();
         loop {
             tokio::select! {
@@ -132,7 +132,7 @@ impl Claim {
     }
 }
 
-async fn answer(stream: UnixStream, board: &Board, top: &dyn TopSource) -> std::io::Result<()> {
+async fn answer(stream: UnixStream, board: &Board, top: &dyn LiveSource) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read.take(LONGEST_REQUEST)).lines();
     while let Some(line) = lines.next_line().await? {
@@ -162,7 +162,7 @@ async fn answer(stream: UnixStream, board: &Board, top: &dyn TopSource) -> std::
 
 async fn stream_rows(
     write: &mut OwnedWriteHalf,
-    top: &dyn TopSource,
+    top: &dyn LiveSource,
     query: &TopQuery,
 ) -> std::io::Result<()> {
     let mut reader = top.open();
@@ -178,7 +178,7 @@ async fn stream_rows(
 
 async fn stream_drops(
     write: &mut OwnedWriteHalf,
-    top: &dyn TopSource,
+    top: &dyn LiveSource,
     query: DropsQuery,
 ) -> std::io::Result<()> {
     let mut following = top.drop_log().follow(query.recent);

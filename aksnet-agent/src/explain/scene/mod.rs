@@ -1,15 +1,22 @@
 //! The *scene*: the pods, namespaces, services, nodes and policies that somebody asks about. Pure.
 
 // Who is meant by a name or an address.
+mod party;
+
+// The question about them.
 mod case;
 
 use std::collections::BTreeMap;
 
+use aksnet_common::packet::{SCTP, TCP, UDP};
 use serde_json::Value;
 
-pub use self::case::{Case, Party};
+pub use self::case::{Case, Cases};
 
-use super::{question::AskedPort, template};
+use super::{
+    question::{Asked, AskedPort},
+    template,
+};
 use crate::{
     exit::{Exit, Failure},
     identify::{
@@ -26,11 +33,13 @@ pub struct Scene {
     /// Namespace given to what has none.
     namespace: String,
     pods: BTreeMap<(Text, Text), Pod>,
+    /// Ports that containers of a pod declare, named or not: port, IP protocol number.
+    declared: BTreeMap<(Text, Text), Vec<(u16, u8)>>,
     services: BTreeMap<(Text, Text), Offer>,
     namespaces: BTreeMap<Text, Labels>,
     nodes: Vec<Node>,
     policies: Policies,
-    /// Policies of other kinds that were met, with how many of each.
+    /// Policies of other kinds that were met, `kind (API group)`, with how many of each.
     unread: BTreeMap<String, usize>,
     /// What was left out of an object, or replaced another one, for people.
     warnings: Vec<String>,
@@ -42,6 +51,40 @@ struct Offer {
     service: Service,
     /// Port, protocol, and `targetPort`.
     targets: Vec<(u16, u8, AskedPort)>,
+    /// `clusterIP: None`: its name leads to the pods' own addresses, and nobody translates.
+    headless: bool,
+}
+
+impl Offer {
+    fn label(&self) -> String {
+        format!("{}/{}", self.service.namespace, self.service.name)
+    }
+
+    /// Which of its ports is asked for.
+    fn port(&self, asked: &Asked) -> Option<u16> {
+        let mut ports = self.service.ports.iter();
+        let port = ports.find(|port| {
+            port.protocol == asked.protocol
+                && match &asked.port {
+                    AskedPort::Number(number) => port.port == *number,
+                    AskedPort::Name(name) => *port.name == **name,
+                    AskedPort::None => false,
+                }
+        });
+        port.map(|port| port.port)
+    }
+
+    /// The port of the pods that is reached. Where nobody translates, that is the one that is dialled, whichever it is;
+    /// who asks for a name is told the pods' port (SRV; Kubernetes DNS specification, 2.4.2).
+    fn target(&self, asked: &Asked) -> Option<AskedPort> {
+        if self.headless && !matches!(asked.port, AskedPort::Name(_)) {
+            return Some(asked.port.clone());
+        }
+        let port = self.port(asked)?;
+        let mut targets = self.targets.iter();
+        let target = targets.find(|(one, of, _)| (*one, *of) == (port, asked.protocol));
+        Some(target.map_or(AskedPort::Number(port), |(.., target)| target.clone()))
+    }
 }
 
 impl Scene {
@@ -102,14 +145,18 @@ impl Scene {
             return Ok(());
         }
         let group = api.split_once('/').map_or("", |(group, _)| group);
-        self.give_namespace(&mut value);
+        if !matches!((group, kind.as_str()), ("", "Namespace" | "Node")) {
+            self.give_namespace(&mut value);
+        }
         let read_as = match (group, kind.as_str()) {
             ("", "Pod") => Kind::LocalPod,
             ("", "Service") => Kind::Service,
             ("", "Namespace") => Kind::Namespace,
             ("", "Node") => Kind::Node,
             ("networking.k8s.io", "NetworkPolicy") => Kind::Policy,
-            (_, other) if other.ends_with("NetworkPolicy") => {
+            (group, other) if other.ends_with("NetworkPolicy") => {
+                let group = if group.is_empty() { "no group" } else { group };
+                let kind = format!("{other} ({group})");
                 *self.unread.entry(kind).or_default() += 1;
                 return Ok(());
             }
@@ -149,12 +196,14 @@ impl Scene {
         let twice = match reduced.object {
             Some(Object::Pod(pod)) => {
                 let key = (pod.namespace.clone(), pod.name.clone());
+                self.declared.insert(key.clone(), declared(value));
                 self.pods.insert(key, pod).is_some()
             }
             Some(Object::Service(service)) => {
                 let key = (service.namespace.clone(), service.name.clone());
                 let offer = Offer {
                     targets: targets(value, &service),
+                    headless: value["spec"]["clusterIP"] == "None",
                     service,
                 };
                 self.services.insert(key, offer).is_some()
@@ -180,6 +229,25 @@ impl Scene {
             ));
         }
     }
+}
+
+/// Ports that a pod's containers declare.
+fn declared(value: &Value) -> Vec<(u16, u8)> {
+    let containers = ["/spec/containers", "/spec/initContainers"]
+        .into_iter()
+        .filter_map(|path| value.pointer(path)?.as_array())
+        .flatten();
+    let ports = containers
+        .filter_map(|one| one["ports"].as_array())
+        .flatten();
+    let port = |port: &Value| {
+        let protocol = port["protocol"].as_str().unwrap_or("TCP");
+        let mut known = [TCP, UDP, SCTP].into_iter();
+        let protocol = known.find(|one| Protocol(*one).to_string() == protocol)?;
+        let number = port["containerPort"].as_u64()?;
+        Some((u16::try_from(number).ok()?, protocol))
+    };
+    ports.filter_map(port).collect()
 }
 
 /// `targetPort` of each port of a service, which the agent itself does not need.

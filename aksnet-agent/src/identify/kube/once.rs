@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Access, RESOURCES, Resource,
-    pages::Pages,
+    pages::{LONGEST, Pages},
     request::{self, open, piece, target},
 };
 use crate::{
@@ -66,12 +66,8 @@ pub async fn list(access: &Access, mut found: impl FnMut(&Resource, &[u8])) -> R
                 ),
             )
         };
-        let broken = || {
-            failed(&request::Failure::new(
-                request::Class::Broken,
-                "its answer is no list of objects",
-            ))
-        };
+        let broken = |why: &str| failed(&request::Failure::new(request::Class::Broken, why));
+        let no_list = || broken("its answer is no list of objects");
         let mut next = String::new();
         loop {
             let mut query = vec![("limit", PAGE)];
@@ -81,16 +77,26 @@ pub async fn list(access: &Access, mut found: impl FnMut(&Resource, &[u8])) -> R
             let at = target(&resource.path(), &query);
             let mut body = open(&client, &at, PATIENCE).await.map_err(|e| failed(&e))?;
             let mut pages = Pages::new();
+            let mut too_long = false;
             while let Some(piece) = piece(&mut body, PATIENCE).await.map_err(|e| failed(&e))? {
-                let pushed = pages.push(&piece, |item| {
-                    if let Some(item) = item {
-                        found(resource, item);
-                    }
+                let pushed = pages.push(&piece, |item| match item {
+                    Some(item) => found(resource, item),
+                    None => too_long = true,
                 });
-                pushed.map_err(|_| broken())?;
+                pushed.map_err(|_| no_list())?;
+                // Without it the verdict would be about less than there is.
+                if too_long {
+                    let longest = LONGEST >> 20;
+                    return Err(broken(&format!("one of them is longer than {longest} MiB")));
+                }
             }
-            let frame = pages.finish().map_err(|_| broken())?;
-            next = reduce::page_end(&frame).map_err(|_| broken())?.next;
+            let frame = pages.finish().map_err(|_| no_list())?;
+            let end = reduce::page_end(&frame).map_err(|_| no_list())?;
+            if end.version.is_empty() {
+                // An answer of some other kind must not pass for an empty list.
+                return Err(no_list());
+            }
+            next = end.next;
             if next.is_empty() {
                 break;
             }
