@@ -62,6 +62,26 @@ pub enum Action {
     Explain(Explain),
     /// Print the effective config as a config file, each value with its origin, and exit
     Config(Settings),
+    /// Print completions for a shell, e.g. `source <(aksnet-agent completions bash)`
+    Completions(Completions),
+    /// Print the manual page, or write one for each command into a directory
+    Man(Man),
+}
+
+/// What `completions` is told.
+#[derive(Args, Debug)]
+pub struct Completions {
+    /// Which shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// What `man` is told.
+#[derive(Args, Debug)]
+pub struct Man {
+    /// Write aksnet-agent.1, aksnet-agent-run.1 and so on into this directory, e.g. /usr/local/share/man/man1
+    #[arg(value_name = "DIR")]
+    pub dir: Option<PathBuf>,
 }
 
 /// The flags of `top`.

@@ -60,6 +60,14 @@ fn act(cli: Cli) -> Result<ExitCode, Failure> {
             commands::runtime()?.block_on(commands::run::run(&effective, wiring::load))?;
             Ok(ExitCode::SUCCESS)
         }
+        Some(Action::Completions(args)) => {
+            commands::manual::completions(args.shell)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Action::Man(args)) => {
+            commands::manual::man(args.dir.as_deref())?;
+            Ok(ExitCode::SUCCESS)
+        }
         Some(Action::Top(args)) => {
             let effective = args.effective()?;
             log_errors(&effective);

@@ -17,4 +17,7 @@ pub mod demo;
 
 pub mod suite;
 
+// What readers have.
+pub mod docs;
+
 pub mod bench;

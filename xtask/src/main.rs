@@ -1,4 +1,4 @@
-//! `cargo xtask TASK`: setup, demo, test, bench, clean.
+//! `cargo xtask TASK`: setup, demo, test, bench, docs, clean.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,6 +48,12 @@ enum Task {
         #[arg(long, value_name = "PATH")]
         agent: Option<PathBuf>,
     },
+    /// Write docs/cli.md from the command line, and follow the links between all pages
+    Docs {
+        /// Write nothing; fail where the page is not up to date
+        #[arg(long)]
+        check: bool,
+    },
     /// Remove what crashed runs of the emulated node left behind, by its recorded names
     Clean,
 }
@@ -80,6 +86,7 @@ fn run(task: Task) -> Result<()> {
         }),
         Task::Test => suite::run(),
         Task::Bench { quick, agent } => bench::run(&bench::Options { quick, agent }),
+        Task::Docs { check } => suite::docs(check),
         Task::Clean => {
             let removed = testbed::record::clean()?;
             for what in &removed {

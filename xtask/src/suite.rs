@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::testbed::bed::is_root;
 use crate::{
-    say,
+    bench, docs, say,
     setup::{self, bpf},
 };
 
@@ -34,6 +34,29 @@ pub fn run() -> Result<()> {
     )?;
     lint_bpf()?;
     say::run(cargo(&["test", "--no-fail-fast"]).args(workspace))
+}
+
+/// The pages, as [`docs::run`] has it. The tests check the same (aksnet-agent/tests/docs.rs).
+///
+/// # Errors
+/// As [`docs::run`], or when the agent does not build.
+pub fn docs(check: bool) -> Result<()> {
+    say::run(&mut cargo(&[
+        "build",
+        "--package",
+        "aksnet-agent",
+        "--bin",
+        "aksnet-agent",
+    ]))?;
+    let metadata = bench::metadata()?;
+    let path = |what: &str| {
+        metadata[what]
+            .as_str()
+            .map(Path::new)
+            .with_context(|| format!("cargo metadata has {what}"))
+    };
+    let agent = path("target_directory")?.join("debug/aksnet-agent");
+    docs::run(path("workspace_root")?, &agent, check)
 }
 
 /// Clippy on the BPF crate, for its own target. It must be the same release as the compiler that has `core` for

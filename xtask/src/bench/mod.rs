@@ -202,7 +202,7 @@ fn workspace() -> Result<PathBuf> {
         .into())
 }
 
-fn metadata() -> Result<serde_json::Value> {
+pub(crate) fn metadata() -> Result<serde_json::Value> {
     let output = Command::new(cargo())
         .args(["metadata", "--format-version", "1", "--no-deps"])
         .output()?;
