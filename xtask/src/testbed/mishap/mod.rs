@@ -36,7 +36,10 @@ mod delivery;
 pub mod handshake;
 
 /// The source port of what pods send here.
-pub const CLIENT_PORT: u16 = 40_000;
+const CLIENT_PORT: u16 = 40_000;
+
+/// The sequence number of their segments.
+const SEQ: u32 = 0x0102_0304;
 
 const BOTH: &[Family] = &[Family::V4, Family::V6];
 const ONLY_V4: &[Family] = &[Family::V4];
@@ -128,12 +131,6 @@ pub fn all() -> Vec<Mishap> {
     .concat()
 }
 
-/// The mishap of this name.
-#[must_use]
-pub fn named(name: &str) -> Option<Mishap> {
-    all().into_iter().find(|mishap| mishap.name == name)
-}
-
 /// Who loses packets, and what they are.
 struct Sender<'a> {
     bed: &'a Testbed,
@@ -199,7 +196,7 @@ impl<'a> Sender<'a> {
         counter: &'static str,
         read: impl Fn() -> Result<u64>,
     ) -> Result<Loss> {
-        let syn = Packet::tcp(self.source(), to, super::frame::SYN);
+        let syn = Packet::tcp(self.source(), to, super::frame::SYN, SEQ);
         self.lose((Transport::Tcp, to), &syn, packets, counter, read)
     }
 
