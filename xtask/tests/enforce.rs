@@ -283,8 +283,8 @@ fn a_table_that_nft_refuses_is_an_error_whether_or_not_the_kernel_can_queue() ->
     // Without the rules that queue it would be loaded.
     let bad = good.replace("queue flags bypass", "queue flags by-and-by");
     ensure!(bad != good);
-    let error = format!("{:#}", apply::load_table(node, &bad).unwrap_err());
-    ensure!(error.contains("by-and-by"), "{error}");
+    let error = apply::load_table(node, &bad).unwrap_err();
+    ensure!(format!("{error:#}").contains("syntax error"), "{error:#}");
     Ok(())
 }
 

@@ -298,7 +298,9 @@ pub fn load_table(netns: &Netns, table: &str) -> Result<Queueing> {
         Ok(()) => return Ok(Queueing::Itself),
         Err(refused) => refused,
     };
-    if !cannot_queue(netns)? {
+    // nft's words for what the kernel refuses, other than what it does not understand itself.
+    let by_kernel = format!("{refused:#}").contains("Could not process rule");
+    if !by_kernel || !cannot_queue(netns)? {
         return Err(refused);
     }
     nftables::load(netns, &queue::without_queue(table))?;
