@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use xtask::testbed::bed::is_root;
+use xtask::testbed::enforce::{apply, queue};
 use xtask::testbed::traffic::{Connect, TcpServer, Udp, UdpServer, connect};
 use xtask::testbed::{
     Allow, Backend, Builder, DenyAction, Engine, Family, Isolation, Pod, Service, Side, Testbed,
@@ -204,7 +205,7 @@ fn all(builder: Builder, engine: Engine) -> Result<()> {
 }
 
 #[test]
-fn azure_npm_enforces_with_either_backend_on_every_way_of_wiring() -> Result<()> {
+fn azure_npm_enforces_with_either_backend_behind_a_bridge_and_routed() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     for backend in [Backend::Nft, Backend::Legacy] {
         for builder in [Testbed::kubenet(), Testbed::azure_overlay()] {
@@ -269,6 +270,21 @@ fn calico_is_refused_where_it_could_not_tell_pods_apart() -> Result<()> {
         .engine(Engine::Kindnet)
         .deny_action(DenyAction::Reject);
     ensure!(rejecting.build().is_err());
+    Ok(())
+}
+
+#[test]
+fn a_table_that_nft_refuses_is_an_error_whether_or_not_the_kernel_can_queue() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::kind().build()?;
+    let node = bed.node().netns();
+    let good = queue::render(queue::KINDNET, &[]);
+    apply::load_table(node, &good)?;
+    // Without the rules that queue it would be loaded.
+    let bad = good.replace("queue flags bypass", "queue flags by-and-by");
+    ensure!(bad != good);
+    let error = apply::load_table(node, &bad).unwrap_err();
+    ensure!(format!("{error:#}").contains("syntax error"), "{error:#}");
     Ok(())
 }
 

@@ -100,13 +100,12 @@ fn every_mishap_on_kind_and_with_nftables_loses_what_it_says() -> Result<()> {
 }
 
 #[test]
-fn names_are_unique_and_found() {
+fn names_are_unique() {
     let mut names: Vec<&str> = mishap::all().iter().map(|mishap| mishap.name).collect();
     let count = names.len();
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), count);
-    assert!(mishap::named("TTL expired").is_some() && mishap::named("nothing").is_none());
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub const LISTEN: &str = "127.0.0.1:9435";
 pub const END: Duration = Duration::from_secs(2);
 
 /// How long anything else may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Two cores: one testbed at a time.
 static TURN: Mutex<()> = Mutex::new(());

@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use aksnet_agent::identify::kube;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -144,7 +143,7 @@ fn every_way(remote_pods: bool) -> Result<()> {
     ]);
     equal(&connections(&scrape), &expected);
     let synced = scrape.count_by("aksnet_agent_identity_synced", ["source"]);
-    assert_eq!(synced.len(), kube::kinds(remote_pods).count());
+    assert_eq!(synced.len(), if remote_pods { 7 } else { 6 });
     let complaints = agent.complaints();
     assert!(complaints.is_empty(), "{complaints:?}");
     agent.stop(Signal::SIGTERM)?;

@@ -144,11 +144,15 @@ fn what_went_away_while_nobody_watched_is_gone_after_the_next_list() {
     let watcher = Watcher::of(&server);
     watcher.wait_until_connected();
     assert!(watcher.knows("ns-1"));
-    server.fail(Verb::Watch, NAMESPACES, 1, Fault::Status(410));
+    // Refused until long after the deletion, of which no watch can tell then.
+    server.fail(Verb::Watch, NAMESPACES, 20, Fault::Status(500));
+    server.break_connections();
+    let status = |w: &Watcher| w.status(Kind::Namespace);
+    watcher.wait("a refusal", |w| status(w).retries > 1);
+    assert_eq!(status(&watcher).lists, 1);
     server.delete("Namespace", "", "ns-1");
     server.compact();
-    server.break_connections();
-    watcher.wait("it is gone", |w| !w.knows("ns-1"));
+    watcher.wait("it is gone", |w| status(w).lists > 1 && !w.knows("ns-1"));
     assert!(watcher.knows("ns-0") && watcher.knows("ns-2"));
 }
 

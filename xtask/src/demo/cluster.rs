@@ -10,7 +10,7 @@ use crate::testbed::Testbed;
 use crate::testbed::api::{ApiServer, objects};
 
 /// Where it answers, inside the node: its own loopback, so that no interface carries it.
-const API: ([u8; 4], u16) = ([127, 0, 0, 1], 16_443);
+pub(super) const API: ([u8; 4], u16) = ([127, 0, 0, 1], 16_443);
 
 /// One zone for each node.
 const ZONES: [&str; 2] = ["eastus2-1", "eastus2-2"];

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::agent::Agent;
+use super::cluster::API;
 use super::scrape::Scrape;
 use super::{LISTEN, NodeKind, SETTLE, is};
 use crate::say;
@@ -17,9 +18,6 @@ use crate::testbed::api::{ApiServer, objects};
 use crate::testbed::enforce::{Allow, Isolation, Side};
 use crate::testbed::traffic::{Connect, TcpServer, connect};
 use crate::testbed::{Engine, Pod, Testbed};
-
-/// Where the API server answers, inside the node.
-const API: ([u8; 4], u16) = ([127, 0, 0, 1], 16_443);
 
 /// A policy counts for the gap so soon: a person does not want to wait for the default of 10 s.
 const GRACE: Duration = Duration::from_secs(1);
@@ -64,13 +62,12 @@ pub(super) fn show(binary: &Path, node: NodeKind, scenario: Scenario, keep: bool
         (Scenario::Gap, _) => Engine::None,
         (Scenario::Policy, NodeKind::Kind) => Engine::Kindnet,
         (Scenario::Policy, NodeKind::AzureCni) => Engine::Calico,
-        (Scenario::Policy, NodeKind::Overlay | NodeKind::Kubenet) => Engine::AzureNpm,
+        (Scenario::Policy, NodeKind::Overlay) => Engine::AzureNpm,
+        (Scenario::Policy, NodeKind::Kubenet) => bail!(
+            "--scenario policy has no engine for kubenet, as Calico there wires the pods itself: choose \
+             --node overlay (Azure NPM), azure-cni (Calico) or kind (kindnet)"
+        ),
     };
-    ensure!(
-        scenario == Scenario::Gap || node != NodeKind::Kubenet,
-        "--scenario policy has no engine for kubenet, as Calico there wires the pods itself: choose \
-         --node overlay (Azure NPM), azure-cni (Calico) or kind (kindnet)"
-    );
     let start = Instant::now();
     let bed = Testbed::of(node.flavour())
         .engine(engine)
@@ -258,6 +255,10 @@ impl<'a> Example<'a> {
     fn denials(&self, agent: &Agent<'_>) -> Result<()> {
         const DENIED: &str = "aksnet_policy_denied_packets_total";
         let counted = self.bed.denied_packets("shop/db-policy", Side::Ingress)?;
+        ensure!(
+            counted >= ATTEMPTS,
+            "the engine denied {counted} packets of {ATTEMPTS} attempts"
+        );
         let scrape = Self::settled(agent, DENIED, counted)?;
         say::heading("What was dropped, and why: `aksnet-agent drops --recent`");
         let count = ATTEMPTS.to_string();

@@ -16,7 +16,7 @@
 //! ```
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -26,6 +26,7 @@ use super::cni::HostPort;
 use super::counters::{self, LinkCounters};
 use super::enforce::{Isolation, Side};
 use super::fabric::{self, Fabric};
+use super::lock;
 use super::netns::Netns;
 use super::node::Node;
 use super::offload;
@@ -513,12 +514,6 @@ impl Testbed {
     pub fn families(&self) -> Vec<Family> {
         self.plan.families().collect()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn pin_neighbours(netns: &Netns) -> Result<()> {

@@ -145,15 +145,15 @@ impl Packet {
         Self::new(source.ip(), destination.ip(), 17, datagram)
     }
 
-    /// A TCP segment without data, with these flags.
+    /// A TCP segment without data, with these flags and this sequence number.
     #[must_use]
-    pub fn tcp(source: SocketAddr, destination: SocketAddr, flags: u8) -> Self {
+    pub fn tcp(source: SocketAddr, destination: SocketAddr, flags: u8, seq: u32) -> Self {
         let mut segment: Vec<u8> = [source.port(), destination.port()]
             .iter()
             .flat_map(|port| port.to_be_bytes())
             .collect();
         // Sequence and acknowledgement numbers, header length, flags, window, checksum, urgent pointer.
-        segment.extend(0x0102_0304_u32.to_be_bytes());
+        segment.extend(seq.to_be_bytes());
         segment.extend(0x0506_0708_u32.to_be_bytes());
         segment.extend([0x50, flags, 0xfa, 0xf0, 0, 0, 0, 0]);
         let sum = transport_checksum(source.ip(), destination.ip(), 6, &segment);
@@ -333,9 +333,13 @@ mod tests {
             "10.0.0.1:1000".parse().unwrap(),
             "10.0.0.2:80".parse().unwrap(),
         );
-        let packet = Packet::tcp(from, to, SYN).hops(3).whole().build();
+        let packet = Packet::tcp(from, to, SYN, 0x0102_0304)
+            .hops(3)
+            .whole()
+            .build();
         assert_eq!(transport_checksum(from.ip(), to.ip(), 6, &packet[20..]), 0);
         assert_eq!((packet[8], packet[6], packet[33]), (3, 0x40, SYN));
+        assert_eq!(packet[24..28], [1, 2, 3, 4]);
     }
 
     #[test]

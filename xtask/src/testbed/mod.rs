@@ -102,7 +102,6 @@ pub use engine::Engine;
 pub use imds::Imds;
 pub use iptables::Backend;
 pub use local_dns::{Cache, LocalDns};
-pub use mishap::{Loss, Mishap};
 pub use netns::Netns;
 pub use node::Node;
 pub use plan::{Addresses, Family, Flavour, Plan};
@@ -112,3 +111,10 @@ pub use proxy::Proxy;
 pub use scene::{Scene, Seen};
 pub use service::{Endpoint, Service, TrafficPolicy};
 pub use stage::Stage;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Takes a lock whose data is whole at any time, also when a thread has panicked with it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

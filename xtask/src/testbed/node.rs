@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
@@ -17,6 +17,7 @@ use super::enforce::{DenyAction, Engaged, Isolation, Side, apply};
 use super::engine::Engine;
 use super::fabric;
 use super::iptables::{self, Backend, Rule};
+use super::lock;
 use super::masq;
 use super::netns::Netns;
 use super::nftables::{self, Blocks, Ground};
@@ -562,10 +563,4 @@ fn free_addresses(plan: &NodePlan) -> Vec<Addresses> {
         Some(Addresses { v4, v6 })
     };
     (4..254).rev().filter_map(address).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

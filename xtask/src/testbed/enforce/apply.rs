@@ -1,8 +1,10 @@
-//! *Applying*: what an engine renders is brought to a node, in an order that lets no packet meet half of it, and what
-//! was denied is read back from the counters of rules, or from the verdict program.
+//! *Applying*: what an engine renders is brought to a node, and what was denied is read back from the counters of rules,
+//! or from the verdict program. Rules change at once, with all their sets there; but a set in use is emptied and
+//! filled anew member by member, so that no packets should be on their way meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Once;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -13,6 +15,9 @@ use crate::testbed::iptables::{self, Backend};
 use crate::testbed::netns::Netns;
 use crate::testbed::nftables;
 use crate::testbed::plan::{Family, Flavour};
+
+/// Whether this process has told that the kernel cannot queue from nftables.
+static TOLD: Once = Once::new();
 
 /// What an engine in iptables writes in one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -250,6 +255,14 @@ impl Engaged {
         if load_table(ground.netns, &queue::render(queue, &local))? == Queueing::Itself {
             return Ok(());
         }
+        if local.iter().any(|isolation| !isolation.pods.is_empty()) {
+            TOLD.call_once(|| {
+                println!(
+                    "skipped: nftables cannot queue here, iptables' NFQUEUE stands in: the rules of table {} that queue",
+                    queue.table
+                );
+            });
+        }
         for family in &ground.families {
             if !self.rules.contains_key(family) {
                 let (chain, none) = (queue::STAND_IN, BTreeSet::new());
@@ -279,13 +292,29 @@ pub enum Queueing {
 /// Loads an engine's table, on kernels that cannot queue from it in a form that does not.
 ///
 /// # Errors
-/// When nft refuses that too.
+/// When nft refuses it for another reason, or that form too.
 pub fn load_table(netns: &Netns, table: &str) -> Result<Queueing> {
-    if nftables::load(netns, table).is_ok() {
-        return Ok(Queueing::Itself);
+    let refused = match nftables::load(netns, table) {
+        Ok(()) => return Ok(Queueing::Itself),
+        Err(refused) => refused,
+    };
+    // nft's words for what the kernel refuses, other than what it does not understand itself.
+    let by_kernel = format!("{refused:#}").contains("Could not process rule");
+    if !by_kernel || !cannot_queue(netns)? {
+        return Err(refused);
     }
     nftables::load(netns, &queue::without_queue(table))?;
     Ok(Queueing::Nobody)
+}
+
+/// Whether it is `queue` that nft is refused here: it is not without it. Nothing is loaded.
+fn cannot_queue(netns: &Netns) -> Result<bool> {
+    let check = |rule: &str| {
+        let table = format!("table inet queue-probe {{ chain probe {{ {rule}; }}; }}");
+        netns.output("nft", ["-c", &table])
+    };
+    check("accept").context("nft is refused any table")?;
+    Ok(check("queue flags bypass to 1").is_err())
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //! was told of, and counts what it denies.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::flow::Flow;
 use super::nfqueue::{Answer, Queue};
 use super::queue;
 use super::{Isolation, Side};
+use crate::testbed::lock;
 use crate::testbed::netns::Netns;
 
 /// How long it waits for packets before it looks whether it is to end.
@@ -24,7 +25,6 @@ struct Shared {
     policies: Mutex<Vec<Isolation>>,
     denied: Mutex<BTreeMap<(String, Side), u64>>,
     total: Mutex<BTreeMap<Side, u64>>,
-    accepted: AtomicU64,
 }
 
 /// A running program. It ends when dropped.
@@ -72,12 +72,6 @@ impl VerdictProgram {
         };
         count.unwrap_or_default()
     }
-
-    /// The packets accepted.
-    #[must_use]
-    pub fn accepted(&self) -> u64 {
-        self.shared.accepted.load(Ordering::SeqCst)
-    }
 }
 
 fn serve(mut bound: Queue, shared: &Shared) -> Result<()> {
@@ -95,7 +89,6 @@ fn serve(mut bound: Queue, shared: &Shared) -> Result<()> {
                 }
                 Answer::Drop
             } else {
-                shared.accepted.fetch_add(1, Ordering::SeqCst);
                 Answer::Accept
             };
             bound.answer(&waiting, answer)?;
@@ -111,8 +104,4 @@ impl Drop for VerdictProgram {
             let _ = thread.join();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -47,10 +47,6 @@ pub struct Attempts {
     pub made: u64,
     /// From where, in the packet as it comes to the node.
     pub client: IpAddr,
-    /// Where to, likewise.
-    pub server: SocketAddr,
-    /// What became of each.
-    pub outcome: Outcome,
     /// The SYNs that came to where they end, by a rule's counter there, if nobody answers.
     pub arrived: Option<u64>,
 }
@@ -173,8 +169,6 @@ fn attempts(
     Ok(Attempts {
         made: count.into(),
         client: client.ip,
-        server: dialled,
-        outcome,
         arrived,
     })
 }

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
@@ -36,7 +37,14 @@ mod delivery;
 pub mod handshake;
 
 /// The source port of what pods send here.
-pub const CLIENT_PORT: u16 = 40_000;
+const CLIENT_PORT: u16 = 40_000;
+
+/// A number for packets that are to be told from those of other mishaps by more than where they go, as packets of
+/// different programs are: no two have the same sequence number or content.
+fn number() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0x0102_0304);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 const BOTH: &[Family] = &[Family::V4, Family::V6];
 const ONLY_V4: &[Family] = &[Family::V4];
@@ -128,12 +136,6 @@ pub fn all() -> Vec<Mishap> {
     .concat()
 }
 
-/// The mishap of this name.
-#[must_use]
-pub fn named(name: &str) -> Option<Mishap> {
-    all().into_iter().find(|mishap| mishap.name == name)
-}
-
 /// Who loses packets, and what they are.
 struct Sender<'a> {
     bed: &'a Testbed,
@@ -199,7 +201,7 @@ impl<'a> Sender<'a> {
         counter: &'static str,
         read: impl Fn() -> Result<u64>,
     ) -> Result<Loss> {
-        let syn = Packet::tcp(self.source(), to, super::frame::SYN);
+        let syn = Packet::tcp(self.source(), to, super::frame::SYN, number());
         self.lose((Transport::Tcp, to), &syn, packets, counter, read)
     }
 
@@ -211,7 +213,7 @@ impl<'a> Sender<'a> {
         counter: &'static str,
         read: impl Fn() -> Result<u64>,
     ) -> Result<Loss> {
-        let datagram = Packet::udp(self.source(), to, b"lost");
+        let datagram = Packet::udp(self.source(), to, &number().to_be_bytes());
         self.lose((Transport::Udp, to), &datagram, packets, counter, read)
     }
 

@@ -96,7 +96,7 @@ fn invalid(bed: &Testbed, family: Family, packets: u16) -> Result<Loss> {
     super::with(
         || loose("0"),
         || {
-            let segment = Packet::tcp(sender.source(), to, ACK);
+            let segment = Packet::tcp(sender.source(), to, ACK, super::number());
             sender.lose(
                 (Transport::Tcp, to),
                 &segment,
@@ -160,7 +160,11 @@ fn source_ranges(bed: &Testbed, family: Family, packets: u16) -> Result<Loss> {
         || Ok(()),
         || {
             let (counter, before) = dropped()?;
-            send_packets(bed.outside(), &Packet::tcp(source, to, SYN), packets)?;
+            send_packets(
+                bed.outside(),
+                &Packet::tcp(source, to, SYN, super::number()),
+                packets,
+            )?;
             bed.settle()?;
             Ok(Loss {
                 packets: packets.into(),

@@ -90,7 +90,7 @@ fn spoof(
     read: impl Fn() -> Result<u64>,
 ) -> Result<Loss> {
     let to = sender.outside(9000)?;
-    let datagram = Packet::udp(source, to, b"lost");
+    let datagram = Packet::udp(source, to, &super::number().to_be_bytes());
     let loss = sender.lose((Transport::Udp, to), &datagram, packets, counter, read)?;
     Ok(Loss { source, ..loss })
 }
@@ -99,7 +99,7 @@ fn spoof(
 fn expired(bed: &Testbed, family: Family, packets: u16) -> Result<Loss> {
     let sender = Sender::new(bed, family);
     let to = sender.outside(9000)?;
-    let datagram = Packet::udp(sender.source(), to, b"lost").hops(1);
+    let datagram = Packet::udp(sender.source(), to, &super::number().to_be_bytes()).hops(1);
     sender.lose(
         (Transport::Udp, to),
         &datagram,
