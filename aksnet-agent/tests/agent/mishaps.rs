@@ -177,10 +177,7 @@ fn each_has_its_cause_where_calico_enforces_policies() -> Result<()> {
 #[test]
 fn each_has_its_cause_where_kindnet_enforces_policies() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    // Once the program has accepted a packet, the kernel drops it in the function that drops what the program refuses
-    // (nfqnl_reinject), and what the policies deny as well is taken for that.
-    let except = ["SNAT clash"];
-    each_has_its_cause(Testbed::kind().dual_stack(true), Engine::Kindnet, &except)
+    each_has_its_cause(Testbed::kind().dual_stack(true), Engine::Kindnet, &[])
 }
 
 #[test]

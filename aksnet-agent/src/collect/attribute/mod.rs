@@ -160,6 +160,10 @@ fn queued(evidence: &Evidence) -> Attribution {
     if evidence.symbol.starts_with("nf_queue") || evidence.symbol.starts_with("__nf_queue") {
         return Attribution::new(Cause::Firewall, Because::NotQueued);
     }
+    // The program accepted it, and what is dropped behind the queue is dropped at the same place as by its verdict.
+    if evidence.state.tracking() == Tracking::New && clashes(evidence) {
+        return Attribution::new(Cause::Nat, Because::Clash);
+    }
     let judges = matches!(
         evidence.engine,
         Engine::Kindnet | Engine::KubeNetworkPolicies | Engine::Kubernetes
@@ -168,6 +172,13 @@ fn queued(evidence: &Evidence) -> Attribution {
         .then(|| by_opinion(evidence))
         .flatten()
         .unwrap_or(Attribution::new(Cause::Firewall, Because::Refused))
+}
+
+/// Whether another connection has the translated tuple already. No rule, and no engine's queue, sees a packet
+/// between the translation of its source and the end of POSTROUTING but conntrack, which finds the tuple taken there
+/// (`nf_conntrack_confirm`, `nf_conntrack_core.c`).
+fn clashes(evidence: &Evidence) -> bool {
+    evidence.source_translated && evidence.state.confirmed() == Some(false)
 }
 
 /// A rule's drop, or conntrack's: both leave through `nf_hook_slow`.
@@ -188,13 +199,7 @@ fn by_netfilter(evidence: &Evidence) -> Attribution {
     }
     let routed = evidence.state.routed() != Some(false);
     match evidence.state.tracking() {
-        // No rule sees a packet between the translation of its source and the end of POSTROUTING but conntrack, which
-        // finds the tuple taken there (nf_conntrack_confirm, nf_conntrack_core.c).
-        Tracking::New
-            if evidence.source_translated
-                && evidence.state.confirmed() == Some(false)
-                && evidence.symbol != "nft_do_chain" =>
-        {
+        Tracking::New if clashes(evidence) && evidence.symbol != "nft_do_chain" => {
             return Attribution::new(Cause::Nat, Because::Clash);
         }
         // Before routing: no entry could be made, or a rule of table raw dropped it; the latter is not told from the

@@ -134,6 +134,12 @@ fn kindnet_drops_by_its_program_and_never_by_a_rule() {
             ..queued
         };
         assert_eq!(found(allowed), (Cause::Firewall, Because::Refused));
+        // Accepted by the program, and then lost at the end of POSTROUTING, in the same function.
+        let clash = Evidence {
+            source_translated: true,
+            ..queued
+        };
+        assert_eq!(found(clash), (Cause::Nat, Because::Clash));
         let nobody = Evidence {
             symbol: "nf_queue",
             ..queued
