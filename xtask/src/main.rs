@@ -18,7 +18,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Find or install what building and testing needs
-    Setup,
+    Setup {
+        /// Only what building needs
+        #[arg(long)]
+        build_only: bool,
+    },
     /// Emulate an AKS node, run the agent on it, and show what it says
     Demo {
         /// Go on with traffic until Ctrl-C
@@ -64,7 +68,8 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
-        Task::Setup => setup::ensure(true),
+        Task::Setup { build_only: false } => setup::ensure(true),
+        Task::Setup { build_only: true } => setup::ensure_building(),
         Task::Demo {
             keep,
             live,
