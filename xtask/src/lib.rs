@@ -17,4 +17,9 @@ pub mod demo;
 
 pub mod suite;
 
+// What is installed: the image, and the manifests as they are rendered.
+pub mod image;
+
+pub mod deploy;
+
 pub mod bench;

@@ -1,11 +1,11 @@
-//! `cargo xtask TASK`: setup, demo, test, bench, clean.
+//! `cargo xtask TASK`: setup, demo, test, bench, image, clean.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, say, setup, suite, testbed};
+use xtask::{bench, demo, image, say, setup, suite, testbed};
 
 /// Development tasks of aksnet.
 #[derive(Debug, Parser)]
@@ -52,6 +52,21 @@ enum Task {
         #[arg(long, value_name = "PATH")]
         agent: Option<PathBuf>,
     },
+    /// Build the agent's container image, as an archive for `docker load` and `kind load image-archive`
+    Image {
+        /// The machine it is for: amd64 or arm64 [default: this one]
+        #[arg(long, value_name = "ARCH")]
+        arch: Option<image::machine::Machine>,
+        /// An agent that is built already
+        #[arg(long, value_name = "PATH")]
+        agent: Option<PathBuf>,
+        /// Only lay the image's files down in this directory
+        #[arg(long, value_name = "DIR", conflicts_with = "output")]
+        files: Option<PathBuf>,
+        /// Where the archive goes [default: target/image/aksnet-ARCH.tar]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Remove what crashed runs of the emulated node left behind, by its recorded names
     Clean,
 }
@@ -85,6 +100,17 @@ fn run(task: Task) -> Result<()> {
         }),
         Task::Test => suite::run(),
         Task::Bench { quick, agent } => bench::run(&bench::Options { quick, agent }),
+        Task::Image {
+            arch,
+            agent,
+            files,
+            output,
+        } => image::run(&image::Options {
+            machine: arch,
+            agent,
+            files,
+            output,
+        }),
         Task::Clean => {
             let removed = testbed::record::clean()?;
             for what in &removed {
