@@ -183,9 +183,20 @@ fn build(machine: Machine) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Cargo, as this process was started by.
+/// Cargo, as this process was started by. What that one tells of the package it runs must not reach the next: build
+/// scripts that look at it (ring's) would run again, and half of the dependencies be built again after them.
 fn cargo() -> Command {
-    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
+            .iter()
+            .any(|begin| text.starts_with(begin))
+        {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
 }
 
 fn target_directory() -> Result<PathBuf> {
