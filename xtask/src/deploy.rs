@@ -1,7 +1,10 @@
 //! What is *deployed*: the manifests of `deploy/`, rendered by the programs that users render them with.
 
+use std::fmt::Write as _;
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -26,6 +29,37 @@ pub fn kustomize(path: &str) -> Result<String> {
     let mut command = Command::new(kubectl);
     command.arg("kustomize").arg(directory().join(path));
     output(&mut command)
+}
+
+/// The same of an overlay that a user would write: a directory below `deploy/`, with components of these names.
+///
+/// # Errors
+/// When kubectl is not here, or refuses.
+pub fn kustomize_with(base: &str, components: &[&str]) -> Result<String> {
+    static SERIAL: AtomicU32 = AtomicU32::new(0);
+    let name = format!(
+        "aksnet-overlay-{}-{}",
+        std::process::id(),
+        SERIAL.fetch_add(1, Ordering::Relaxed)
+    );
+    let own = std::env::temp_dir().canonicalize()?.join(name);
+    // kustomize takes no absolute paths: up to the root, and down from there.
+    let up = "../".repeat(own.components().count() - 1);
+    let deploy = directory().canonicalize()?;
+    let deploy = format!(
+        "{up}{}",
+        deploy.display().to_string().trim_start_matches('/')
+    );
+    let mut text = format!("resources: [{deploy}/{base}]\ncomponents:\n");
+    for component in components {
+        writeln!(text, "  - {deploy}/components/{component}")?;
+    }
+    fs::create_dir(&own)?;
+    let rendered = fs::write(own.join("kustomization.yaml"), text)
+        .map_err(Into::into)
+        .and_then(|()| kustomize(&own.display().to_string()));
+    let _leftover = fs::remove_dir_all(&own);
+    rendered
 }
 
 /// `helm template` of the chart, with further arguments such as `--set`.

@@ -15,7 +15,15 @@ pub struct Manifest(DaemonSet);
 impl Manifest {
     /// As `kubectl kustomize` renders it from a directory below `deploy/`.
     pub fn rendered(path: &str) -> Result<Self> {
-        let text = deploy::kustomize(path)?;
+        Self::read(&deploy::kustomize(path)?)
+    }
+
+    /// The same with components.
+    pub fn with(path: &str, components: &[&str]) -> Result<Self> {
+        Self::read(&deploy::kustomize_with(path, components)?)
+    }
+
+    fn read(text: &str) -> Result<Self> {
         let documents = text.split("\n---\n").map(serde_saphyr::from_str::<Value>);
         for document in documents {
             let document = document?;
@@ -23,7 +31,7 @@ impl Manifest {
                 return Ok(Self(serde_json::from_value(document)?));
             }
         }
-        anyhow::bail!("{path} has no DaemonSet")
+        anyhow::bail!("no DaemonSet in {text}")
     }
 
     pub fn pod(&self) -> &PodSpec {

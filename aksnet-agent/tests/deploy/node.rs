@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::OnceLock,
     time::{Duration, Instant},
@@ -131,7 +132,7 @@ impl<'a> Node<'a> {
         if let Some(files) = files {
             config.mounts.push(Mount {
                 container_path: "/run/test".to_owned(),
-                host_path: self.runtime.node().join(files).display().to_string(),
+                host_path: self.file(files).display().to_string(),
                 readonly: true,
             });
         }
@@ -271,6 +272,14 @@ impl<'a> Node<'a> {
 
     /// The emulated node has files of its own; what the kernel shows is this machine's.
     fn host_path(&self, volume: &Volume) -> Result<PathBuf> {
+        if volume.empty_dir.is_some() {
+            // Everybody's, as kubelet makes them.
+            let below = format!("volumes/{}", volume.name);
+            let path = self.bed.node().root().join(&below);
+            fs::create_dir_all(&path)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;
+            return Ok(self.runtime.node().join(below));
+        }
         let host = volume.host_path.as_ref().context("a host path")?;
         let kind = host.type_.as_deref().unwrap_or_default();
         if host.path.starts_with("/sys/") {
@@ -384,6 +393,11 @@ impl<'a> Node<'a> {
         Ok(String::from_utf8(stdout)?)
     }
 
+    /// A file of the node's, as the runtime sees it.
+    pub fn file(&self, below: &Path) -> PathBuf {
+        self.runtime.node().join(below)
+    }
+
     /// What it takes of memory, as its control group has it.
     pub fn memory(&self, container: &Container) -> Result<String> {
         let mut found = Vec::new();
@@ -444,14 +458,16 @@ fn seccomp(manifest: &Manifest) -> Result<SecurityProfile> {
     let own = manifest.security()?.seccomp_profile.as_ref();
     let pods = manifest.pod().security_context.as_ref();
     let profile = own.or_else(|| pods.and_then(|p| p.seccomp_profile.as_ref()));
-    let kind = match profile.context("a profile of system calls")?.type_.as_str() {
+    let profile = profile.context("a profile of system calls")?;
+    let kind = match profile.type_.as_str() {
         "RuntimeDefault" => 0,
         "Unconfined" => 1,
+        "Localhost" => 2,
         other => bail!("{other} is not known here"),
     };
     Ok(SecurityProfile {
         kind,
-        file: String::new(),
+        file: profile.localhost_profile.clone().unwrap_or_default(),
     })
 }
 

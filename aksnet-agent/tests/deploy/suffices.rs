@@ -94,10 +94,14 @@ async fn the_rendered_manifest_suffices_in_a_real_container() -> Result<()> {
     if !can_run()? {
         return Ok(());
     }
-    for overlay in ["overlays/kind", "overlays/aks"] {
+    for (overlay, components) in [
+        ("overlays/kind", &[][..]),
+        ("overlays/aks", &[]),
+        ("overlays/kind", &["nonroot"]),
+    ] {
         let shop = Shop::open(Testbed::kind().engine(Engine::Kindnet))?;
         let mut node = Node::new(&shop.bed).await?;
-        let manifest = Manifest::rendered(overlay)?;
+        let manifest = Manifest::with(overlay, components)?;
         let agent = node
             .run(&manifest, &Shop::settings(), Some(shop.files()))
             .await?;
@@ -132,6 +136,29 @@ async fn the_rendered_manifest_suffices_in_a_real_container() -> Result<()> {
         let record: Value = serde_json::from_str(&node.exec(&agent, &words).await?)?;
         assert_eq!(record["policies"], json!(["shop/web-policy"]));
 
+        // Every process of it is the user that the manifest names, and has what it grants.
+        let (_, info) = node.cri.status(&agent.id).await?;
+        let pid = info["pid"].as_u64().context("a process")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let user = manifest.security()?.run_as_user.context("a user")?;
+        for line in [
+            format!("Uid:\t{user}\t{user}\t{user}\t{user}"),
+            "CapEff:\t000000c400001000".to_owned(),
+            "CapAmb:\t0000000000000000".to_owned(),
+            "NoNewPrivs:\t1".to_owned(),
+            "Seccomp:\t2".to_owned(),
+        ] {
+            ensure!(
+                status.lines().any(|found| found == line),
+                "no {line} in {status}"
+            );
+        }
+
+        if user != 0 {
+            println!("{overlay} with {components:?}: {}", node.memory(&agent)?);
+            assert_eq!(node.stop(&manifest, &agent).await?, 0, "{}", agent.said());
+            continue;
+        }
         // The binary on the node finds the socket where the manifest puts it.
         let socket = shop.bed.node().root().join("run/aksnet/agent.sock");
         let output = Command::new(env!("CARGO_BIN_EXE_aksnet-agent"))

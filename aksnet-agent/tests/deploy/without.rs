@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::SeccompProfile;
 use xtask::testbed::{Engine, Testbed};
 
 use crate::{
@@ -31,14 +32,21 @@ async fn without_each_capability_it_is_as_documented() -> Result<()> {
     }
     let shop = Shop::open(Testbed::kind().engine(Engine::Kindnet))?;
     let mut node = Node::new(&shop.bed).await?;
-    let whole = Manifest::rendered("overlays/kind")?;
-    for capability in whole.capabilities()?.add.clone().unwrap_or_default() {
-        let manifest = whole.clone().without(&capability)?;
+    let root = Manifest::rendered("overlays/kind")?;
+    let other = Manifest::with("overlays/kind", &["nonroot"])?;
+    let names = root.capabilities()?.add.clone().unwrap_or_default();
+    for (whole, capability) in names.iter().map(|name| (&root, name)).chain(
+        names
+            .iter()
+            .filter(|name| *name != "SYSLOG")
+            .map(|name| (&other, name)),
+    ) {
+        let manifest = whole.clone().without(capability)?;
         let agent = node
             .run(&manifest, &Shop::settings(), Some(shop.files()))
             .await?;
         if capability == "SYSLOG" {
-            ensure!(documented(&capability)?.contains("`other`"));
+            ensure!(documented(capability)?.contains("`other`"));
             node.ready(&manifest, &agent).await?;
             shop.trade()?;
             counts_are_right(&node, &agent, &shop, "other")?;
@@ -46,7 +54,7 @@ async fn without_each_capability_it_is_as_documented() -> Result<()> {
             continue;
         }
         ensure!(
-            documented(&capability)?.contains("exit code 77"),
+            documented(capability)?.contains("exit code 77"),
             "{capability}"
         );
         assert_eq!(
@@ -62,5 +70,42 @@ async fn without_each_capability_it_is_as_documented() -> Result<()> {
         );
         node.cri.remove(&agent.id).await?;
     }
+    Ok(())
+}
+
+/// As runtimes do that are too old to know of `CAP_BPF`, whatever the container is granted.
+const NO_BPF: &str = r#"{
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [{"names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]
+}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_filter_that_denies_bpf_it_ends_and_the_page_says_how() -> Result<()> {
+    if !can_run()? {
+        return Ok(());
+    }
+    let shop = Shop::open(Testbed::kind().engine(Engine::Kindnet))?;
+    let mut node = Node::new(&shop.bed).await?;
+    fs::write(
+        shop.bed
+            .node()
+            .root()
+            .join(shop.files())
+            .join("no-bpf.json"),
+        NO_BPF,
+    )?;
+    let mut manifest = Manifest::rendered("overlays/kind")?;
+    let file = node.file(&shop.files().join("no-bpf.json"));
+    let security = manifest.container_mut().security_context.as_mut();
+    security.context("a security context")?.seccomp_profile = Some(SeccompProfile {
+        type_: "Localhost".to_owned(),
+        localhost_profile: Some(file.display().to_string()),
+    });
+    let agent = node
+        .run(&manifest, &Shop::settings(), Some(shop.files()))
+        .await?;
+    assert_eq!(node.ended(&agent).await?, 70, "{}", agent.said());
+    let page = fs::read_to_string(xtask::image::workspace().join("docs/permissions.md"))?;
+    ensure!(page.contains("exit code 70"));
     Ok(())
 }

@@ -110,7 +110,10 @@ fn tar(directory: &Path, to: &Path) -> Result<()> {
         .collect::<Result<_>>()?;
     names.sort();
     let status = Command::new("tar")
-        .args(["--create", "--format=gnu", "--sort=name", "--mtime=@0"])
+        // With capabilities of files, in the form that image layers have them.
+        .args(["--create", "--format=posix", "--sort=name", "--mtime=@0"])
+        .args(["--xattrs", "--xattrs-include=security.capability"])
+        .arg("--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime")
         .args(["--owner=0", "--group=0", "--numeric-owner", "--mode=go-w"])
         .arg("--file")
         .arg(to)

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::elf;
 use super::licences;
 use super::machine::Machine;
+use crate::say;
 
 /// Where programs are. The image's PATH is this.
 const PROGRAMS: &str = "usr/local/bin";
@@ -25,6 +26,13 @@ const GROUP: &str = "root:x:0:\nnonroot:x:65532:\n";
 /// For glibc: names by files and DNS, without asking for modules that are not here.
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
 
+/// The name under which the kernel keeps a file's capabilities.
+const CAPABILITY: &str = "security.capability";
+
+/// What the agent's file is permitted: what the manifests grant, with which it can run as another user than root
+/// (docs/permissions.md). By their numbers in `linux/capability.h`: `NET_ADMIN`, `SYSLOG`, `PERFMON`, `BPF`.
+pub const GRANTED: [u32; 4] = [12, 34, 38, 39];
+
 /// What is mounted over, or must be there for the runtime.
 const DIRECTORIES: [&str; 6] = ["dev", "etc", "host", "proc", "run/aksnet", "sys"];
 
@@ -39,6 +47,7 @@ pub fn lay(directory: &Path, agent: &Path, machine: Machine, workspace: &Path) -
         fs::create_dir_all(directory.join(name))?;
     }
     put(directory, agent, &format!("{PROGRAMS}/aksnet-agent"), 0o755)?;
+    permit(&directory.join(PROGRAMS).join("aksnet-agent"))?;
     // As it is called by hand: `kubectl exec ds/aksnet -- agent top`.
     symlink("aksnet-agent", directory.join(PROGRAMS).join("agent"))?;
 
@@ -116,6 +125,31 @@ pub fn lay(directory: &Path, agent: &Path, machine: Machine, workspace: &Path) -
     Ok(())
 }
 
+/// Gives a file capabilities, as `setcap ...=p` does. That takes root; without, the image's agent is for root only.
+fn permit(file: &Path) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        say::step(
+            "not root: the image's agent has no capabilities of its own, and will run as user 0 only",
+        );
+        return Ok(());
+    }
+    xattr::set(file, CAPABILITY, &capability_data())
+        .with_context(|| format!("{}: this file system keeps no {CAPABILITY}", file.display()))
+}
+
+/// `struct vfs_cap_data` of revision 2 (`linux/capability.h`): permitted and inheritable, low and high words in turn. Without
+/// the effective bit: see `preflight::raise` of the agent.
+fn capability_data() -> [u8; 20] {
+    const REVISION_2: u32 = 0x0200_0000;
+    let permitted = GRANTED.iter().fold(0u64, |set, number| set | 1 << number);
+    let bytes = permitted.to_le_bytes();
+    let mut data = [0; 20];
+    data[..4].copy_from_slice(&REVISION_2.to_le_bytes());
+    data[4..8].copy_from_slice(&bytes[..4]);
+    data[12..16].copy_from_slice(&bytes[4..]);
+    data
+}
+
 fn put(directory: &Path, from: &Path, to: &str, mode: u32) -> Result<()> {
     let to = directory.join(to);
     fs::create_dir_all(to.parent().context("a file lies in a directory")?)?;
@@ -131,4 +165,19 @@ fn write(directory: &Path, to: &str, text: &str) -> Result<()> {
     fs::write(&to, text).with_context(|| to.display().to_string())?;
     fs::set_permissions(&to, fs::Permissions::from_mode(0o644))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_files_capabilities_are_in_the_kernels_form() {
+        // What `setcap cap_bpf,cap_perfmon,cap_net_admin,cap_syslog=p` writes.
+        let mut expected = [0; 20];
+        expected[3] = 2;
+        expected[5] = 0x10;
+        expected[12] = 0xc4;
+        assert_eq!(capability_data(), expected);
+    }
 }

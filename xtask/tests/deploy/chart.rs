@@ -77,6 +77,7 @@ fn its_switches_are_the_components() -> Result<()> {
         ("scrape.azureMonitor", "azure-monitor"),
         ("sources.azureVnet", "host-run"),
         ("sources.containerd", "containerd-names"),
+        ("nonRoot", "nonroot"),
     ] {
         let chart = of_chart(&["--set", &format!("{switch}=true")])?;
         equal(&chart, &of_components("base", &[component])?).context(switch)?;

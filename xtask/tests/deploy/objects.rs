@@ -1,9 +1,6 @@
 //! The *objects* of a rendering, by what they are.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -50,17 +47,7 @@ pub(crate) fn of_kustomize(path: &str) -> Result<Objects> {
 
 /// Of an overlay that users would write: the base with components of these names.
 pub(crate) fn of_components(base: &str, components: &[&str]) -> Result<Objects> {
-    let copy = tempfile::tempdir()?;
-    copy_directory(&deploy::directory(), copy.path())?;
-    let own = copy.path().join("overlays/own");
-    fs::create_dir(&own)?;
-    let mut text = format!("resources: [../../{base}]\ncomponents:\n");
-    for component in components {
-        writeln!(text, "  - ../../components/{component}")?;
-    }
-    fs::write(own.join("kustomization.yaml"), text)?;
-    // An absolute path stands for itself.
-    of_kustomize(own.to_str().context("a name of letters")?)
+    parse(&deploy::kustomize_with(base, components)?)
 }
 
 /// Of the chart; values files are named relative to it.
@@ -100,18 +87,4 @@ pub(crate) fn in_order(objects: &Objects) -> Objects {
         }
     }
     objects
-}
-
-fn copy_directory(from: &Path, to: &Path) -> Result<()> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let to = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            fs::create_dir(&to)?;
-            copy_directory(&entry.path(), &to)?;
-        } else {
-            fs::copy(entry.path(), &to)?;
-        }
-    }
-    Ok(())
 }
