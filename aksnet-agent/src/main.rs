@@ -14,6 +14,7 @@ use aksnet_agent::{
 use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
+    preflight::raise();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

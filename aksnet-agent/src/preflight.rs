@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use caps::CapSet;
+
 use crate::exit::{Exit, Failure};
 
 /// Where the kernel publishes its types.
@@ -12,6 +14,21 @@ const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
+
+/// Makes effective what this process is permitted. Another user than root has the capabilities of the binary's file
+/// (as the container image's binary has them) as permitted ones only: were they effective from the start, the kernel would
+/// refuse to execute the file wherever one of them is not granted, and nobody would say which.
+///
+/// To be called before any thread is started: each has capabilities of its own, from the one that starts it. What cannot
+/// be had is left to [`check`] to name.
+pub fn raise() {
+    let Ok(permitted) = caps::read(None, CapSet::Permitted) else {
+        return;
+    };
+    if caps::read(None, CapSet::Effective).is_ok_and(|effective| effective != permitted) {
+        let _left_to_check = caps::set(None, CapSet::Effective, &permitted);
+    }
+}
 
 /// Checks this process and this kernel.
 ///

@@ -20,4 +20,9 @@ pub mod suite;
 // What readers have.
 pub mod docs;
 
+// What is installed: the image, and the manifests as they are rendered.
+pub mod image;
+
+pub mod deploy;
+
 pub mod bench;

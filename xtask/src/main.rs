@@ -1,11 +1,11 @@
-//! `cargo xtask TASK`: setup, demo, test, bench, docs, clean.
+//! `cargo xtask TASK`: setup, demo, test, bench, docs, image, clean.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, say, setup, suite, testbed};
+use xtask::{bench, demo, image, say, setup, suite, testbed};
 
 /// Development tasks of aksnet.
 #[derive(Debug, Parser)]
@@ -18,7 +18,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Find or install what building and testing needs
-    Setup,
+    Setup {
+        /// Only what building needs
+        #[arg(long)]
+        build_only: bool,
+    },
     /// Emulate an AKS node, run the agent on it, and show what it says
     Demo {
         /// Go on with traffic until Ctrl-C
@@ -54,6 +58,21 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Build the agent's container image, as an archive for `docker load` and `kind load image-archive`
+    Image {
+        /// The machine it is for: amd64 or arm64 [default: this one]
+        #[arg(long, value_name = "ARCH")]
+        arch: Option<image::machine::Machine>,
+        /// An agent that is built already
+        #[arg(long, value_name = "PATH")]
+        agent: Option<PathBuf>,
+        /// Only lay the image's files down in this directory
+        #[arg(long, value_name = "DIR", conflicts_with = "output")]
+        files: Option<PathBuf>,
+        /// Where the archive goes [default: target/image/aksnet-ARCH.tar]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Remove what crashed runs of the emulated node left behind, by its recorded names
     Clean,
 }
@@ -70,7 +89,8 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
-        Task::Setup => setup::ensure(true),
+        Task::Setup { build_only: false } => setup::ensure(true),
+        Task::Setup { build_only: true } => setup::ensure_building(),
         Task::Demo {
             keep,
             live,
@@ -87,6 +107,17 @@ fn run(task: Task) -> Result<()> {
         Task::Test => suite::run(),
         Task::Bench { quick, agent } => bench::run(&bench::Options { quick, agent }),
         Task::Docs { check } => suite::docs(check),
+        Task::Image {
+            arch,
+            agent,
+            files,
+            output,
+        } => image::run(&image::Options {
+            machine: arch,
+            agent,
+            files,
+            output,
+        }),
         Task::Clean => {
             let removed = testbed::record::clean()?;
             for what in &removed {

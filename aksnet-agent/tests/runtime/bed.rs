@@ -23,7 +23,7 @@ use nix::{
 };
 use serde_json::json;
 use xtask::testbed::{
-    Flavour, Hairpin, Plan,
+    Flavour, Hairpin, Node, Plan,
     cni::{conflist, plugin_directory},
     record::Record,
 };
@@ -36,10 +36,11 @@ pub const IMAGE: &str = "localhost/aksnet/pause:1";
 /// kept by the working directory.
 const INIT: &str = r#"
 set -e
+if [ -n "$NODE" ]; then mkdir node; mount --bind "$NODE" node; fi
 mount -t tmpfs lib /var/lib
 mount -t tmpfs run /run
 mkdir -p "$BED"
-mount --no-canonicalize --bind . "$BED"
+mount --no-canonicalize --rbind . "$BED"
 mount -t proc proc /proc
 ip link set lo up
 echo ready
@@ -53,7 +54,7 @@ done
 
 /// Waits for the above to end, and removes the control groups: there is one hierarchy, or one per controller.
 const KEEPER: &str = r#"
-unshare --mount --net --pid --ipc --uts --fork --propagation private sh -c "$INIT"
+unshare --mount $NET --pid --ipc --uts --fork --propagation private sh -c "$INIT"
 for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/*; do
     if [ -d "$hierarchy/$GROUP" ]; then
         find "$hierarchy/$GROUP" -depth -type d -exec rmdir {} \;
@@ -119,6 +120,21 @@ impl Drop for Bed {
 impl Bed {
     /// Makes the files and the namespaces; containerd does not run yet.
     pub fn new() -> Result<Self> {
+        Self::made_by(Command::new("sh").env("NET", "--net").env("NODE", ""))
+    }
+
+    /// The same in the network of an emulated node, whose files are then at [`Self::node`].
+    pub fn on(node: &Node) -> Result<Self> {
+        let mut command = node.netns().command("sh");
+        Self::made_by(command.env("NET", "").env("NODE", node.root()))
+    }
+
+    /// Where containerd sees the files of the emulated node.
+    pub fn node(&self) -> PathBuf {
+        self.home.join("node")
+    }
+
+    fn made_by(keeper: &mut Command) -> Result<Self> {
         let record = Arc::new(Record::create()?);
         let home = record.make_directory("cri")?;
         for directory in ["cni", "root", "state", "addresses"] {
@@ -135,7 +151,7 @@ impl Bed {
         fs::write(home.join("config.toml"), config(&home)?)?;
         image(&home)?;
         let group = format!("{}-cri", record.prefix());
-        let mut keeper = Command::new("sh")
+        let mut keeper = keeper
             .args(["-c", KEEPER])
             .env("INIT", INIT)
             .env("BED", &home)
@@ -176,6 +192,11 @@ impl Bed {
 
     /// Brings the image into containerd, once it listens.
     pub fn import(&self) -> Result<()> {
+        self.import_from(&self.home.join("image.tar"))
+    }
+
+    /// The same for an image of another archive.
+    pub fn import_from(&self, archive: &Path) -> Result<()> {
         let mut last = String::new();
         for _ in 0..100 {
             let output = Command::new("ctr")
@@ -183,7 +204,7 @@ impl Bed {
                 .arg(self.socket())
                 .args(["--namespace", "k8s.io", "images", "import"])
                 .args(["--snapshotter", "native"])
-                .arg(self.home.join("image.tar"))
+                .arg(archive)
                 .stdin(Stdio::null())
                 .output()?;
             if output.status.success() {

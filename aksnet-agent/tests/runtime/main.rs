@@ -11,6 +11,10 @@ mod told;
 
 mod fake;
 
+#[expect(
+    dead_code,
+    reason = "the tests of what is deployed use it too, and more of it"
+)]
 mod bed;
 
 mod kubelet;

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use super::kubernetes;
 use super::machine::{Machine, Privilege};
 use super::plan::{LINKER_VERSION, LLVM_PREFIX, Step};
 use crate::say;
@@ -64,6 +65,9 @@ pub fn run(machine: &Machine, step: &Step) -> Result<()> {
                 "--locked",
             ]);
             command
+        }
+        Step::InstallKubernetesTools => {
+            return kubernetes::install().with_context(|| format!("setup could not do: {step}"));
         }
     };
     // `cargo xtask` is itself run by cargo, whose settings of this build must not reach another one.

