@@ -8,6 +8,12 @@ pub mod drops;
 
 pub mod explain;
 
+pub mod flows;
+
+pub mod record;
+
+pub mod replay;
+
 mod alone;
 
 use tokio::signal::unix::{SignalKind, signal};

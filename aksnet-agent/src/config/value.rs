@@ -68,6 +68,14 @@ pub(super) fn http_url(text: &str) -> Result<String, String> {
     }
 }
 
+/// An address of an OTLP collector; empty: none.
+pub(super) fn otlp_url(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    http_url(text)
+}
+
 pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
     let Ok(net) = IpNet::from_str(text) else {
         return Err(match std::net::IpAddr::from_str(text) {

@@ -124,7 +124,7 @@ impl DropRecord {
 }
 
 /// UTC, as log collectors have it.
-fn time_of_day(unix_ms: u64) -> String {
+pub(crate) fn time_of_day(unix_ms: u64) -> String {
     let (seconds, ms) = (unix_ms / 1000 % 86_400, unix_ms % 1000);
     let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     format!("{h:02}:{m:02}:{s:02}.{ms:03}Z")
