@@ -504,7 +504,10 @@ fn with_socket(config: Option<&Path>, socket: Option<&Path>) -> Result<Effective
             &[path.display().to_string()],
         ))
     });
-    effective(config, socket.collect())
+    let mut effective = effective(config, socket.collect())?;
+    // What looks for a while sends nothing: the agent does.
+    effective.config.otlp_endpoint.clear();
+    Ok(effective)
 }
 
 /// What clap has to say about a mistake, without the usage, in one line.

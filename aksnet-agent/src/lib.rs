@@ -50,6 +50,9 @@ pub mod droplog;
 // What each connection did, for whoever follows it.
 pub mod flowlog;
 
+// The same, and the metrics, for an OpenTelemetry collector.
+pub mod otlp;
+
 // 7. How it is doing, over HTTP and over the local socket.
 pub mod board;
 

@@ -33,6 +33,7 @@ use crate::{
     identify::shared,
     metrics::{Metrics, ProgramRuns},
     node::{Node, interface::Interface},
+    otlp,
     plan::Plan,
     policy::engine::Engine,
     session,
@@ -72,7 +73,7 @@ pub fn load(config: &Config, node: &Node, sources: &Arc<Sources>) -> Result<Part
         attacher: loaded.attacher,
         metrics: metrics.clone(),
     };
-    Ok(accounts.parts(Box::new(datapath), metrics))
+    Ok(accounts.parts(Box::new(datapath), metrics, config))
 }
 
 /// Captures packets on the node's interfaces, and builds the accounts on what it counts.
@@ -85,7 +86,7 @@ fn capture(config: &Config, node: &Node, sources: &Arc<Sources>) -> Parts {
         taps,
         metrics: metrics.clone(),
     };
-    accounts.parts(Box::new(datapath), metrics)
+    accounts.parts(Box::new(datapath), metrics, config)
 }
 
 /// The taps, which also tell the metrics how they are.
@@ -228,7 +229,16 @@ impl<S: Counting> Accounts<S> {
         (accounts, metrics)
     }
 
-    fn parts(self, datapath: Box<dyn Datapath>, metrics: Metrics) -> Parts {
+    fn parts(self, datapath: Box<dyn Datapath>, metrics: Metrics, config: &Config) -> Parts {
+        if !config.otlp_endpoint.is_empty() {
+            let (log, node) = {
+                let inner = self.lock();
+                (inner.flows.clone(), inner.node_name.clone())
+            };
+            let endpoint = config.otlp_endpoint.clone();
+            tracing::info!("sending flow records and metrics to {endpoint}");
+            tokio::spawn(otlp::send::send(endpoint, node, log, metrics.clone()));
+        }
         Parts {
             datapath,
             sweeper: Box::new(self.clone()),

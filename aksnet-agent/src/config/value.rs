@@ -73,7 +73,9 @@ pub(super) fn otlp_url(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Ok(String::new());
     }
-    http_url(text)
+    http_url(text).map_err(|_| {
+        format!("'{text}' is no http address; write for example http://127.0.0.1:4318")
+    })
 }
 
 pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
