@@ -60,7 +60,7 @@ pub enum Action {
     Top(Top),
     /// Follow what is dropped, and why: from the running agent, or from programs of its own when none runs
     Drops(Drops),
-    /// Show flow records, one for each connection: the live ones and those that ended lately, or as they end
+    /// Show flow records, one for each connection: those that ended lately and the live ones, or as they end
     Flows(Flows),
     /// Write down what the running agent tells, or programs of its own, as a file that `replay` reads
     Record(Record),
@@ -213,10 +213,10 @@ pub struct Flows {
     /// Print each record as a JSON object
     #[arg(long)]
     pub json: bool,
-    /// Go on with what ends from now on, and with long connections each active timeout
+    /// Show what ends from now on, and long connections each active timeout
     #[arg(long, short)]
     pub follow: bool,
-    /// At most so many live connections and so many that ended lately; 0: all
+    /// At most so many live connections and so many that ended lately; 0: all (without --follow)
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: usize,
     /// With --follow: stop after so many records [default: go on until interrupted]

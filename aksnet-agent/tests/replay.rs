@@ -502,7 +502,13 @@ fn what_cannot_be_read_is_said_and_what_can_is_shown() {
     // The second packet's length.
     let at = 24 + 16 + frames[0].1.len() + 8;
     bad[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
-    check("bad", &bad, 65, "a block claims to be longer", 1);
+    check(
+        "bad",
+        &bad,
+        65,
+        "at byte 94: the file ends within a block",
+        1,
+    );
     check(
         "no-capture",
         b"hello, this is no capture at all",
@@ -511,7 +517,7 @@ fn what_cannot_be_read_is_said_and_what_can_is_shown() {
         0,
     );
     check("empty", b"", 65, "the file is empty", 0);
-    check("short", &whole[..10], 65, "cut", 0);
+    check("short", &whole[..10], 65, "the file ends within a block", 0);
     let wifi = Pcap::of(105).file(&frames);
     check("wifi", &wifi, 65, "6 packets have link type 105", 0);
     let headers = Pcap {

@@ -33,6 +33,8 @@ use crate::{
 const POD_NAMES: [&str; 5] = ["veth*", "azv*", "cali*", "lxc*", "eni*"];
 /// A silence longer than an interval is swept so many times: what is idle ends, however long it is.
 const SWEEPS_OF_SILENCE: u64 = 64;
+/// So many sweeps it takes until a flow without news is looked at for being idle.
+const SWEEPS_OF_A_PACKET: u32 = 3;
 /// A file of one link type after the other is no capture.
 const LINK_TYPES: usize = 64;
 /// Packets between two looks at whether records wait.
@@ -242,12 +244,16 @@ impl Replay {
             self.swept = Some(self.clock);
             return;
         };
-        // The first sweep after a packet dates it; a long silence after that only ends what is idle.
+        // The first sweeps after a packet date it and read what it left; a long silence after that only ends what is idle.
         let mut step = interval;
+        let mut sweeps = 0;
         while self.clock - swept >= step {
             swept += step;
             self.sweep(swept, false, told);
-            step = step.max((self.clock - swept) / SWEEPS_OF_SILENCE);
+            sweeps += 1;
+            if sweeps >= SWEEPS_OF_A_PACKET {
+                step = step.max((self.clock - swept) / SWEEPS_OF_SILENCE);
+            }
         }
         self.swept = Some(swept);
     }
@@ -335,6 +341,109 @@ pub fn judge(record: &mut FlowRecord, whois: &Whois<'_>, engine: Engine) {
                     record.policies.push(name);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::capture::file;
+
+    /// A capture of one frame, as pcap and as pcapng.
+    fn captures() -> [Vec<u8>; 2] {
+        let mut frame = vec![2; 12];
+        frame.extend([
+            8, 0, 0x45, 0, 0, 28, 0, 1, 0, 0, 64, 17, 0, 0, 10, 244, 0, 5, 1, 1, 1, 1,
+        ]);
+        frame.extend([0, 7, 0, 53, 0, 8, 0, 0]);
+        let length = u32::try_from(frame.len()).unwrap().to_le_bytes();
+        let mut pcap = 0xa1b2_c3d4_u32.to_le_bytes().to_vec();
+        pcap.extend([2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0]);
+        pcap.extend([0, 0, 0, 100, 1, 0, 0, 0]);
+        pcap.extend([length, length].concat());
+        pcap.extend(&frame);
+        let block = |kind: u32, mut body: Vec<u8>| {
+            body.resize(body.len().next_multiple_of(4), 0);
+            let length = u32::try_from(body.len() + 12).unwrap().to_le_bytes();
+            [&kind.to_le_bytes()[..], &length, &body, &length].concat()
+        };
+        let mut section = 0x1a2b_3c4d_u32.to_le_bytes().to_vec();
+        section.extend([1, 0, 0, 0]);
+        section.extend([0xff; 8]);
+        let mut packet = vec![0; 12];
+        packet.extend([length, length].concat());
+        packet.extend(&frame);
+        let interface = vec![
+            1, 0, 0, 0, 0, 0, 4, 0, 2, 0, 4, 0, b'e', b't', b'h', b'0', 0, 0, 0, 0,
+        ];
+        let pcapng = [
+            block(0x0a0d_0d0a, section),
+            block(1, interface),
+            block(6, packet),
+        ]
+        .concat();
+        [pcap, pcapng]
+    }
+
+    fn play(bytes: &[u8]) -> (Vec<FlowRecord>, Tally, file::Ended) {
+        let index = Index::new("");
+        let mut replay = Replay::new(&Config::default(), index, &[], Engine::Kubernetes);
+        let mut records = Vec::new();
+        let ended = file::read(bytes, |item| {
+            replay.take(&item, &mut |record| records.push(record))
+        });
+        replay.finish(&mut |record| records.push(record));
+        (records, replay.tally(), ended)
+    }
+
+    #[test]
+    fn both_formats_give_the_packet() {
+        for capture in captures() {
+            let (records, tally, ended) = play(&capture);
+            assert_eq!(ended, file::Ended::default());
+            assert_eq!(
+                (records.len(), tally.packets, tally.seen.packets),
+                (1, 1, 1)
+            );
+            assert_eq!(records[0].protocol, "udp");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn any_bytes_are_played_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let (records, tally, _) = play(&bytes);
+            let counted: u64 = records.iter().map(FlowRecord::packets).sum();
+            prop_assert_eq!(counted, tally.seen.packets);
+        }
+
+        #[test]
+        fn a_damaged_capture_is_played_as_far_as_it_goes(
+            which in 0usize..2,
+            copies in 1usize..4,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let capture = &captures()[which];
+            // Several of the same: of pcap the packet alone, of pcapng the section.
+            let again = if which == 0 { &capture[24..] } else { &capture[..] };
+            let mut bytes = capture.clone();
+            for _ in 1..copies {
+                bytes.extend(again);
+            }
+            for (at, value) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            bytes.truncate(cut.index(bytes.len()) + 1);
+            let (records, tally, _) = play(&bytes);
+            let counted: u64 = records.iter().map(FlowRecord::packets).sum();
+            prop_assert_eq!(counted, tally.seen.packets);
         }
     }
 }

@@ -8,10 +8,13 @@
 //! - One that was only seen to leave was sent by the node itself. That is known when nothing has come in for [`WINDOW_NS`].
 //! - The same fingerprint on the same interface in the same direction is another packet: sent again.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+};
 
 use aksnet_common::{
-    flow::{FlowKey, ORIGIN_ENTER, ORIGIN_NODE},
+    flow::{Addr, FlowKey, ORIGIN_ENTER, ORIGIN_NODE},
     packet::Parsed,
     passage::Tuple,
 };
@@ -20,11 +23,15 @@ use super::{
     link::Direction,
     table::{Table, Ticket},
 };
+use crate::plan::{Place, Plan};
 
 /// Sightings further apart are of different packets.
 pub const WINDOW_NS: u64 = 1_000_000_000;
 /// The same where the interface is not known, so that a packet sent again cannot be told from one seen again.
 const NAMELESS_WINDOW_NS: u64 = 1_000_000;
+
+/// A bridge takes its copy at once.
+const COPY_NS: u64 = 1_000_000;
 
 /// See the module's header.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +69,8 @@ struct Passing {
     latest_ns: u64,
     tuple: Tuple,
     seen: Vec<(u32, Direction)>,
-    left: bool,
+    /// As what it was seen to leave, if it was.
+    left: Option<Tuple>,
     state: State,
 }
 
@@ -125,7 +133,7 @@ impl Pairing {
                 latest_ns: sighting.ns,
                 tuple: sighting.tuple(),
                 seen: vec![at],
-                left: false,
+                left: None,
                 state,
             });
             self.queue.push_back((sighting.ns, sighting.fingerprint));
@@ -149,7 +157,7 @@ impl Pairing {
                     table.leave(ticket, &left.tuple(), left.ifindex, None, false);
                 }
                 passing.tuple = sighting.tuple();
-                passing.left = true;
+                passing.left = Some(left.tuple());
                 passing.state = State::Counted(ticket);
             }
             // By one more device on its way in: a bridge's port, and the bridge.
@@ -161,10 +169,10 @@ impl Pairing {
                         &sighting.tuple(),
                         sighting.ifindex,
                         took,
-                        passing.left,
+                        passing.left.is_some(),
                     );
                 }
-                passing.left = true;
+                passing.left = Some(sighting.tuple());
             }
         }
     }
@@ -210,8 +218,20 @@ impl Passing {
     /// Whether a sighting may be of this packet.
     fn may_be(&self, sighting: &Sighting) -> bool {
         let after = sighting.ns.saturating_sub(self.latest_ns);
-        // What has left and comes in is on its way back, as through a load balancer outside.
-        if sighting.direction == Direction::In && self.left {
+        if sighting.direction == Direction::In
+            && let Some(left) = self.left
+        {
+            // A promiscuous bridge takes a copy of what goes from port to port, after that (kubenet). Whatever else comes
+            // in is on its way back, as through a load balancer outside.
+            let met = self
+                .seen
+                .iter()
+                .any(|(ifindex, _)| *ifindex == sighting.ifindex);
+            let copied = [left, self.tuple].contains(&sighting.tuple());
+            return copied && after < COPY_NS && (!met || sighting.ifindex == 0);
+        }
+        // What is never routed is never translated: two hosts say the same to the same group.
+        if is_local(&sighting.tuple()) && self.tuple != sighting.tuple() {
             return false;
         }
         // A bridge's port and the bridge: nobody translates a source on the way in, and another pod has another.
@@ -233,6 +253,17 @@ impl Passing {
         }
         !self.seen.contains(&(sighting.ifindex, sighting.direction))
     }
+}
+
+/// Whether a packet stays on its link: link-local, or for a group.
+fn is_local(tuple: &Tuple) -> bool {
+    let link = |address: Addr| Plan::default_place(address) == Place::Link;
+    // The node's own services at link-local IPv4 addresses (DNS cache, metadata) are translated as any other.
+    let routed =
+        |address: Addr| matches!(IpAddr::from(address), IpAddr::V4(v4) if v4.is_link_local());
+    [tuple.src, tuple.dst]
+        .into_iter()
+        .any(|address| link(address) && !routed(address))
 }
 
 /// How many of its addresses and ports a packet still has.
@@ -265,7 +296,6 @@ mod tests {
     const UPLINK: u32 = 2;
 
     fn sighting(ns: u64, ifindex: u32, direction: Direction, src: u8) -> Sighting {
-        use aksnet_common::flow::Addr;
         Sighting {
             ns,
             ifindex,
@@ -332,6 +362,35 @@ mod tests {
     }
 
     #[test]
+    fn a_bridges_copy_is_no_packet_and_one_that_comes_back_is() {
+        let (_, seen) = play(&[
+            sighting(1_000, POD, Direction::In, 1),
+            sighting(2_000, POD + 2, Direction::Out, 9),
+            sighting(2_100, BRIDGE, Direction::In, 9),
+        ]);
+        assert_eq!(
+            seen,
+            Seen {
+                packets: 1,
+                again: 2
+            }
+        );
+        let (_, seen) = play(&[
+            sighting(1_000, POD, Direction::In, 1),
+            sighting(2_000, UPLINK, Direction::Out, 9),
+            sighting(9_000, UPLINK, Direction::In, 9),
+            sighting(9_500, POD + 2, Direction::Out, 9),
+        ]);
+        assert_eq!(
+            seen,
+            Seen {
+                packets: 2,
+                again: 2
+            }
+        );
+    }
+
+    #[test]
     fn sightings_may_come_in_the_wrong_order() {
         let (table, seen) = play(&[
             sighting(1_000, UPLINK, Direction::Out, 9),
@@ -388,6 +447,27 @@ mod tests {
             sighting(1_000 + WINDOW_NS, UPLINK, Direction::Out, 1),
         ]);
         assert_eq!(seen.packets, 2, "too late to be the same");
+    }
+
+    #[test]
+    fn what_is_said_to_a_group_on_the_link_is_never_translated() {
+        let to_group = |ns, direction, src| {
+            let mut sighting = sighting(ns, POD, direction, src);
+            sighting.parsed.key.dst = Addr::v4([224, 0, 0, 22]);
+            sighting
+        };
+        let (table, seen) = play(&[
+            to_group(1_000, Direction::In, 1),
+            to_group(2_000, Direction::Out, 9),
+        ]);
+        assert_eq!(
+            seen,
+            Seen {
+                packets: 2,
+                again: 0
+            }
+        );
+        assert_eq!((table.cold(0).exits, table.cold(1).exits), (0, 0));
     }
 
     #[test]

@@ -19,8 +19,8 @@ use crate::{
     socket::{client::Client, protocol::FlowsQuery},
 };
 
-/// Shows the live flows and those that ended lately; with `--follow` goes on until `--count` records, the end of the
-/// pipe, or a signal.
+/// Shows the flows that ended lately and the live ones; with `--follow` what ends from now on, until `--count` records,
+/// the end of the pipe, or a signal.
 ///
 /// # Errors
 /// See `docs/exit-codes.md`.

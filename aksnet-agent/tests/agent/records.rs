@@ -33,6 +33,8 @@ struct Shop<'a> {
     bed: &'a Testbed,
     near: TcpServer,
     far: TcpServer,
+    /// For a connection that goes on.
+    long: TcpServer,
     udp: UdpServer,
     service: SocketAddr,
 }
@@ -42,6 +44,7 @@ impl<'a> Shop<'a> {
         let web = bed.pod(1);
         let near = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
         let far = TcpServer::echo(bed.outside(), (bed.outside_ip(), 443))?;
+        let long = TcpServer::echo(web.netns(), (web.ip(), 8081))?;
         let udp = UdpServer::echo(web.netns(), (web.ip(), 53))?;
         let service = Service::cluster_ip("shop", "web", 80).endpoints([near.address()]);
         let service = bed.add_service(service)?.address();
@@ -49,6 +52,7 @@ impl<'a> Shop<'a> {
             bed,
             near,
             far,
+            long,
             udp,
             service,
         };
@@ -65,9 +69,17 @@ impl<'a> Shop<'a> {
         let pod = self.bed.pod(0);
         let pod = pod.netns();
         Tcp::to(self.service).connections(3).bytes(900).run(pod)?;
-        Tcp::to(self.far.address()).connections(2).bytes(3_000).run(pod)?;
-        Tcp::to(self.near.address()).bytes(100).run(self.bed.node().netns())?;
-        Udp::to(self.udp.address()).datagrams(12).flight(3).run(pod)?;
+        Tcp::to(self.far.address())
+            .connections(2)
+            .bytes(3_000)
+            .run(pod)?;
+        Tcp::to(self.near.address())
+            .bytes(100)
+            .run(self.bed.node().netns())?;
+        Udp::to(self.udp.address())
+            .datagrams(12)
+            .flight(3)
+            .run(pod)?;
         Ping::to(self.bed.outside_ip()).count(4).run(pod)?;
         for server in [&self.near, &self.far] {
             server.settle()?;
@@ -81,7 +93,10 @@ fn bed() -> Result<Testbed> {
 }
 
 fn terminate(child: &Child) -> Result<()> {
-    Ok(kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?)
+    Ok(kill(
+        Pid::from_raw(child.id().cast_signed()),
+        Signal::SIGTERM,
+    )?)
 }
 
 /// The records that a command prints with `--json`.
@@ -90,7 +105,10 @@ fn records(command: &mut Command) -> Result<Vec<Value>> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.code() == Some(0), "{}: {said}", output.status);
     let text = String::from_utf8(output.stdout)?;
-    Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+    Ok(text
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?)
 }
 
 fn replay(file: &Path, args: &[String]) -> Result<Vec<Value>> {
@@ -103,7 +121,9 @@ fn replay(file: &Path, args: &[String]) -> Result<Vec<Value>> {
 /// Packets and bytes of records, both ways.
 fn sum(records: &[Value], packets: &str, bytes: &str) -> (u64, u64) {
     let of = |name: &str| {
-        let both = records.iter().flat_map(|record| [&record["forward"][name], &record["reply"][name]]);
+        let both = records
+            .iter()
+            .flat_map(|record| [&record["forward"][name], &record["reply"][name]]);
         both.filter_map(Value::as_u64).sum()
     };
     (of(packets), of(bytes))
@@ -113,7 +133,11 @@ fn recorder(bed: &Testbed, home: &Home, args: &[&str]) -> Result<(Child, PathBuf
     let file = home.path().join("session.jsonl.gz");
     let (said, err) = home.log("recorder")?;
     let mut command = home.command(bed, "record");
-    command.arg(&file).args(args).stdout(Stdio::null()).stderr(err);
+    command
+        .arg(&file)
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(err);
     let mut child = bed.node().netns().spawn(&mut command)?;
     eventually("it records", || {
         if let Some(status) = child.try_wait()? {
@@ -135,10 +159,18 @@ fn a_recorded_session_has_every_packet_that_the_kernel_counted_and_replays() -> 
     let flags = ["--idle-timeout=2s", "--flow-active-timeout=1s"].map(str::to_owned);
     let agent = Agent::start(&bed, &home, plan_flags(&bed).into_iter().chain(flags))?;
     let (mut recorder, file, said) = recorder(&bed, &home, &[])?;
-    let line = Line::open(bed.pod(0).netns(), shop.service, Duration::from_millis(20))?;
+    let line = Line::open(
+        bed.pod(0).netns(),
+        shop.long.address(),
+        Duration::from_millis(20),
+    )?;
     shop.trade()?;
     line.go_on(100)?;
     line.pause(true)?;
+    eventually("what is closed has ended", || {
+        let flows = records(home.command(&bed, "flows").args(["--json", "--limit=0"]))?;
+        Ok(flows.iter().filter(|flow| flow["end"] == "closed").count() >= 6)
+    })?;
     agent.settled()?;
     let truth = Truth::now(&bed)?.since(before);
     agent.stop(Signal::SIGTERM)?;
@@ -149,7 +181,13 @@ fn a_recorded_session_has_every_packet_that_the_kernel_counted_and_replays() -> 
     let summary = replayed.pop().context("a summary")?["summary"].clone();
     let counted = sum(&replayed, "packets", "bytes");
     assert_eq!(counted, (truth.packets, truth.bytes), "{replayed:#?}");
-    assert_eq!((summary["all"]["packets"].as_u64(), summary["all"]["bytes"].as_u64()), (Some(counted.0), Some(counted.1)));
+    assert_eq!(
+        (
+            summary["all"]["packets"].as_u64(),
+            summary["all"]["bytes"].as_u64()
+        ),
+        (Some(counted.0), Some(counted.1))
+    );
     assert_eq!(summary["missed_records"], 0);
 
     // Line by line what was written.
@@ -158,25 +196,49 @@ fn a_recorded_session_has_every_packet_that_the_kernel_counted_and_replays() -> 
         ensure!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout)?
     };
-    let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let lines: Vec<Value> = text
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
     assert_eq!(lines[0]["session"]["format"], 1);
-    assert!(lines[0]["session"]["knows"]["status"]["plan"].is_array(), "{}", lines[0]);
+    assert!(
+        lines[0]["session"]["knows"]["status"]["plan"].is_array(),
+        "{}",
+        lines[0]
+    );
     assert_eq!(lines[lines.len() - 1]["end"]["flows"], replayed.len());
     let written: Vec<&Value> = lines.iter().filter_map(|line| line.get("flow")).collect();
     assert_eq!(written, replayed.iter().collect::<Vec<_>>());
 
-    let ends = |end: &str| replayed.iter().filter(|record| record["end"] == end).count();
-    assert!(ends("active") > 0 && ends("closed") >= 6 && ends("agent_end") > 0, "{replayed:#?}");
+    let ends = |end: &str| {
+        replayed
+            .iter()
+            .filter(|record| record["end"] == end)
+            .count()
+    };
+    assert!(
+        ends("active") > 0 && ends("closed") >= 6 && ends("agent_end") > 0,
+        "{replayed:#?}"
+    );
     let of = |class: &str, nat: &str, protocol: &str| {
         let fits = |r: &&Value| r["class"] == class && r["nat"] == nat && r["protocol"] == protocol;
-        let connections = replayed.iter().filter(fits).filter(|r| r["end"] == "closed");
+        let connections = replayed
+            .iter()
+            .filter(fits)
+            .filter(|r| r["end"] == "closed");
         connections.filter(|r| r["outcome"] == "finished").count()
     };
     assert_eq!(of("pod_to_service", "dnat", "tcp"), 3);
     assert_eq!(of("pod_to_external", "snat", "tcp"), 2);
-    let dialled = replayed.iter().find(|r| r["class"] == "pod_to_service").context("one")?;
+    let dialled = replayed
+        .iter()
+        .find(|r| r["class"] == "pod_to_service")
+        .context("one")?;
     assert_eq!(dialled["before"]["dst"], shop.service.ip().to_string());
-    assert_eq!(dialled["after"]["dst"], shop.near.address().ip().to_string());
+    assert_eq!(
+        dialled["after"]["dst"],
+        shop.near.address().ip().to_string()
+    );
     assert_eq!(dialled["in_interface"], bed.pod(0).veth());
     assert!(dialled["first"]["p50_ns"].as_f64().context("a time")? > 0.0);
     Ok(())
@@ -189,32 +251,61 @@ fn flows_shows_the_live_and_the_ended_with_all_their_packets() -> Result<()> {
     let shop = Shop::open(&bed)?;
     let home = Home::new()?;
     let before = Truth::now(&bed)?;
-    let agent = Agent::start(&bed, &home, plan_flags(&bed).into_iter().chain(["--idle-timeout=2s".to_owned()]))?;
-    let line = Line::open(bed.pod(0).netns(), shop.service, Duration::from_millis(20))?;
+    let agent = Agent::start(
+        &bed,
+        &home,
+        plan_flags(&bed)
+            .into_iter()
+            .chain(["--idle-timeout=2s".to_owned()]),
+    )?;
+    let line = Line::open(
+        bed.pod(0).netns(),
+        shop.long.address(),
+        Duration::from_millis(20),
+    )?;
     shop.trade()?;
     line.go_on(20)?;
     line.pause(true)?;
     agent.settled()?;
     let truth = Truth::now(&bed)?.since(before);
-    let flows = |args: &[&str]| records(home.command(&bed, "flows").args(["--json", "--limit=0"]).args(args));
+    let flows = |args: &[&str]| {
+        records(
+            home.command(&bed, "flows")
+                .args(["--json", "--limit=0"])
+                .args(args),
+        )
+    };
     let mut all = Vec::new();
     eventually("some have ended, and are told with the rest", || {
         all = flows(&[])?;
         Ok(all.iter().any(|record| record["end"] == "closed"))
     })?;
-    assert_eq!(sum(&all, "total_packets", "total_bytes"), (truth.packets, truth.bytes), "{all:#?}");
+    assert_eq!(
+        sum(&all, "total_packets", "total_bytes"),
+        (truth.packets, truth.bytes),
+        "{all:#?}"
+    );
     let service = flows(&["--class=pod_to_service", "--nat=dnat", "--protocol=tcp"])?;
-    assert_eq!(service.len(), 4, "{service:#?}");
-    let few = home.command(&bed, "flows").args(["--limit=1", "--class=pod_to_external"]).output()?;
+    assert_eq!(service.len(), 3, "{service:#?}");
+    let few = home
+        .command(&bed, "flows")
+        .args(["--limit=1", "--class=pod_to_external"])
+        .output()?;
     assert!(String::from_utf8(few.stdout)?.lines().count() <= 2);
 
     // Who follows hears what ends from now on, and only that.
     let (path, out) = home.log("followed")?;
     let mut command = home.command(&bed, "flows");
-    command.args(["--json", "--follow", "--limit=1", "--class=pod_to_external", "--count=4"]);
-    let mut child = bed.node().netns().spawn(command.stdout(out).stderr(Stdio::null()))?;
-    eventually("it shows what there is", || Ok(fs::metadata(&path)?.len() > 0))?;
-    Tcp::to(shop.far.address()).connections(4).run(bed.pod(0).netns())?;
+    command.args(["--json", "--follow", "--class=pod_to_external", "--count=4"]);
+    let mut child = bed
+        .node()
+        .netns()
+        .spawn(command.stdout(out).stderr(Stdio::null()))?;
+    // It begins to follow some time: it is given more until it has what it wants.
+    eventually("it has heard of four", || {
+        Tcp::to(shop.far.address()).run(bed.pod(0).netns())?;
+        Ok(child.try_wait()?.is_some())
+    })?;
     assert_eq!(wait(&mut child, PATIENCE)?.code(), Some(0));
     assert_eq!(fs::read_to_string(&path)?.lines().count(), 4);
 
@@ -237,10 +328,22 @@ fn tcpdump_on_any_replays_to_the_flows_that_the_agent_counted() -> Result<()> {
     let file = home.path().join("any.pcap");
     let (said, err) = home.log("tcpdump")?;
     let mut command = bed.node().netns().command("tcpdump");
-    command.args(["-i", "any", "-U", "-s", "128", "-B", "8192", "-Z", "root", "-w"]);
-    command.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(err);
-    let mut tcpdump = bed.node().netns().spawn(&mut command).context("tcpdump (cargo xtask setup installs it)")?;
-    eventually("tcpdump listens", || Ok(fs::read_to_string(&said)?.contains("listening on")))?;
+    command.args([
+        "-i", "any", "-U", "-s", "128", "-B", "8192", "-Z", "root", "-w",
+    ]);
+    command
+        .arg(&file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(err);
+    let mut tcpdump = bed
+        .node()
+        .netns()
+        .spawn(&mut command)
+        .context("tcpdump (cargo xtask setup installs it)")?;
+    eventually("tcpdump listens", || {
+        Ok(fs::read_to_string(&said)?.contains("listening on"))
+    })?;
     shop.trade()?;
     agent.settled()?;
     let told = records(home.command(&bed, "flows").args(["--json", "--limit=0"]))?;
@@ -260,11 +363,20 @@ fn tcpdump_on_any_replays_to_the_flows_that_the_agent_counted() -> Result<()> {
             .map(|r| {
                 let counts = |side: &str| {
                     let side = &r[side];
-                    format!("{} {} {}", side["total_packets"], side["total_bytes"], side["tcp_flags"])
+                    format!(
+                        "{} {} {}",
+                        side["total_packets"], side["total_bytes"], side["tcp_flags"]
+                    )
                 };
                 format!(
                     "{} {} {} {} {} {} {} {}",
-                    r["class"], r["nat"], r["protocol"], r["before"], r["after"], counts("forward"), counts("reply"),
+                    r["class"],
+                    r["nat"],
+                    r["protocol"],
+                    r["before"],
+                    r["after"],
+                    counts("forward"),
+                    counts("reply"),
                     r["outcome"]
                 )
             })
@@ -273,7 +385,10 @@ fn tcpdump_on_any_replays_to_the_flows_that_the_agent_counted() -> Result<()> {
         all
     };
     assert_eq!(compact(&replayed), compact(&told), "{summary:#}");
-    assert!(summary["capture"]["seen_again"].as_u64() > summary["capture"]["counted"].as_u64(), "{summary:#}");
+    assert!(
+        summary["capture"]["seen_again"].as_u64() > summary["capture"]["counted"].as_u64(),
+        "{summary:#}"
+    );
     Ok(())
 }
 
@@ -284,12 +399,19 @@ fn captured_counts_are_the_kernels_and_the_agent_says_what_is_missing() -> Resul
     let shop = Shop::open(&bed)?;
     let home = Home::new()?;
     let before = Truth::now(&bed)?;
-    let agent = Agent::start(&bed, &home, plan_flags(&bed).into_iter().chain(["--capture".to_owned()]))?;
-    assert!(crate::life::attached(&bed)?.is_empty(), "no program is attached");
+    let agent = Agent::start(
+        &bed,
+        &home,
+        plan_flags(&bed).into_iter().chain(["--capture".to_owned()]),
+    )?;
+    assert!(
+        crate::life::attached(&bed)?.is_empty(),
+        "no program is attached"
+    );
     shop.trade()?;
     bed.settle()?;
     let truth = Truth::now(&bed)?.since(before);
-    let packets = || Ok(agent.scrape()?.count("aksnet_flow_packets_total", &[]));
+    let packets = || -> Result<u64> { Ok(agent.scrape()?.count("aksnet_flow_packets_total", &[])) };
     eventually("all is counted", || Ok(packets()? >= truth.packets))?;
     let scrape = agent.settled()?;
     assert_eq!(
@@ -308,13 +430,27 @@ fn captured_counts_are_the_kernels_and_the_agent_says_what_is_missing() -> Resul
     assert_eq!(connections("node_to_pod", "none"), 1);
     let up = |program: &str| scrape.sum("aksnet_program_up", &[("program", program)]);
     assert!(up("aksnet_capture") > 0.5 && up("aksnet_drop") < 0.5);
-    assert_eq!(scrape.count("aksnet_nat_path_seconds_count", &[]), 0, "there are no times");
-    assert!(agent.said().contains("no times on the NAT path, no drops"), "{}", agent.said());
+    assert_eq!(
+        scrape.count("aksnet_nat_path_seconds_count", &[]),
+        0,
+        "there are no times"
+    );
+    assert!(
+        agent.said().contains("no times on the NAT path, no drops"),
+        "{}",
+        agent.said()
+    );
     agent.stop(Signal::SIGTERM)?;
 
     // By itself, too.
-    let alone = home.command(&bed, "flows").args(["--capture", "--json"]).output()?;
+    let alone = home
+        .command(&bed, "flows")
+        .args(["--capture", "--json"])
+        .output()?;
     assert_eq!(alone.status.code(), Some(0), "{alone:?}");
-    assert!(String::from_utf8_lossy(&alone.stderr).contains("packets are captured"), "{alone:?}");
+    assert!(
+        String::from_utf8_lossy(&alone.stderr).contains("packets are captured"),
+        "{alone:?}"
+    );
     Ok(())
 }
