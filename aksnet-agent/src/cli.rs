@@ -9,6 +9,7 @@ use clap::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    classify::Class,
     collect::cause::Cause,
     config::{
         Effective, file,
@@ -18,6 +19,7 @@ use crate::{
     },
     exit::{Exit, Failure, OrExit},
     explain::question::Asked,
+    flowlog::Filter,
     policy::engine::Engine,
 };
 
@@ -34,7 +36,7 @@ pub const REVISION: &str = match option_env!("AKSNET_REVISION") {
 #[command(
     name = "aksnet-agent",
     disable_version_flag = true,
-    after_help = "Exit codes: 0 ok, 64 bad flag or variable, 65 bad manifest, 66 no such file or interface, 69 no agent, \
+    after_help = "Exit codes: 0 ok, 64 bad flag or variable, 65 bad manifest or capture, 66 no such file or interface, 69 no agent, \
                   70 programs refused, 71 system call failed, 72 no BTF, 73 address or socket taken, \
                   77 not permitted, 78 bad config file; `explain`: 0 allowed, 1 denied, 2 not determined.\n\
                   Every flag of `run` is also a key of the config file (pod_cidr) and an environment \
@@ -58,6 +60,12 @@ pub enum Action {
     Top(Top),
     /// Follow what is dropped, and why: from the running agent, or from programs of its own when none runs
     Drops(Drops),
+    /// Show flow records, one for each connection: those that ended lately and the live ones, or as they end
+    Flows(Flows),
+    /// Write down what the running agent tells, or programs of its own, as a file that `replay` reads
+    Record(Record),
+    /// Show the flows of a capture (pcap, pcapng) or of a recorded session, without privilege
+    Replay(Replay),
     /// Say whether network policies let one pod reach another, and why: from manifests, or from the API
     Explain(Explain),
     /// Print the effective config as a config file, each value with its origin, and exit
@@ -105,6 +113,9 @@ pub struct Top {
     /// What makes a flow busy
     #[arg(long, value_enum, default_value_t = Sort::Bytes)]
     pub sort: Sort,
+    /// Without a running agent: capture packets instead of loading programs; without NAT times and drops
+    #[arg(long)]
+    pub capture: bool,
     /// The running agent's socket [default: as `run` would have it]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -137,6 +148,176 @@ pub struct Drops {
     /// TOML file with settings
     #[arg(long, value_name = "FILE", env = "AKSNET_CONFIG")]
     pub config: Option<PathBuf>,
+}
+
+/// Where flow records come from.
+#[derive(Args, Debug)]
+pub struct FlowSource {
+    /// Without a running agent: capture packets instead of loading programs; without NAT times and drops
+    #[arg(long)]
+    pub capture: bool,
+    /// The running agent's socket [default: as `run` would have it]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE", env = "AKSNET_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+impl FlowSource {
+    /// The effective config of programs that are loaded for this command.
+    ///
+    /// # Errors
+    /// As [`Settings::effective`].
+    pub fn effective(&self) -> Result<Effective, Failure> {
+        captured(
+            with_socket(self.config.as_deref(), self.socket.as_deref())?,
+            self.capture,
+        )
+    }
+}
+
+/// Which connections are shown.
+#[derive(Args, Debug)]
+pub struct FlowFilter {
+    /// Only what comes from or goes to this Kubernetes namespace
+    #[arg(long, short, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Only these classes, e.g. pod_to_service
+    #[arg(long, value_name = "CLASS", value_delimiter = ',', value_parser = class)]
+    pub class: Vec<String>,
+    /// Only these kinds of NAT: none, snat, dnat, both
+    #[arg(long, value_name = "NAT", value_delimiter = ',', value_parser = nat)]
+    pub nat: Vec<String>,
+    /// Only these protocols, e.g. tcp
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub protocol: Vec<String>,
+}
+
+impl FlowFilter {
+    /// As records are matched by it.
+    #[must_use]
+    pub fn filter(&self) -> Filter {
+        Filter {
+            namespace: self.namespace.clone(),
+            class: self.class.clone(),
+            nat: self.nat.clone(),
+            protocol: self
+                .protocol
+                .iter()
+                .map(|name| name.to_lowercase())
+                .collect(),
+        }
+    }
+}
+
+fn one_of(what: &str, text: &str, names: &[&str]) -> Result<String, String> {
+    if names.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    let hint = hint(text, names.iter().copied());
+    Err(format!("no {what}; there are {}{hint}", names.join(", ")))
+}
+
+fn class(text: &str) -> Result<String, String> {
+    one_of("class", text, &Class::ALL.map(Class::name))
+}
+
+fn nat(text: &str) -> Result<String, String> {
+    one_of("kind of NAT", text, &["none", "snat", "dnat", "both"])
+}
+
+/// The flags of `flows`.
+#[derive(Args, Debug)]
+pub struct Flows {
+    /// Print each record as a JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Show what ends from now on, and long connections each active timeout
+    #[arg(long, short)]
+    pub follow: bool,
+    /// At most so many live connections and so many that ended lately; 0: all (without --follow)
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: usize,
+    /// With --follow: stop after so many records [default: go on until interrupted]
+    #[arg(long, value_name = "N", requires = "follow")]
+    pub count: Option<u64>,
+    /// Which connections.
+    #[command(flatten)]
+    pub filter: FlowFilter,
+    /// Where from.
+    #[command(flatten)]
+    pub source: FlowSource,
+}
+
+/// The flags of `record`.
+#[derive(Args, Debug)]
+pub struct Record {
+    /// The file; a name that ends in .gz is compressed
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub force: bool,
+    /// Stop after this time, e.g. 5m [default: go on until interrupted]
+    #[arg(long = "for", value_name = "TIME", value_parser = record_time)]
+    pub duration: Option<std::time::Duration>,
+    /// Stop after so many records
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+    /// Which connections.
+    #[command(flatten)]
+    pub filter: FlowFilter,
+    /// Where from.
+    #[command(flatten)]
+    pub source: FlowSource,
+}
+
+fn record_time(text: &str) -> Result<std::time::Duration, String> {
+    crate::config::duration::parse(text)
+}
+
+/// The flags of `replay`: those of `run` that say what addresses are, and its own.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Exit codes: 0 all was read, 65 something could not be (what could is shown), 64 usage, 66 no such file.\n\
+                  Link types: Ethernet, raw IP (101, 12, 14, 228, 229), Linux cooked (SLL, SLL2). Files may be gzipped; - is \
+                  standard input.\n\n\
+                  Example: aksnet-agent replay node.pcapng --pod-cidr 10.244.0.0/16 --service-cidr 10.0.0.0/16 -f manifests/"
+)]
+pub struct Replay {
+    /// A pcap or pcapng capture, or what `record` wrote; - for standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Print each record as a JSON object, and the summary as the last
+    #[arg(long)]
+    pub json: bool,
+    /// Print the summary alone
+    #[arg(long)]
+    pub summary: bool,
+    /// Print at most so many records
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// A file or directory with manifests (pods, services, nodes, policies), YAML or JSON; repeatable
+    #[arg(short = 'f', long = "filename", value_name = "FILE|DIR")]
+    pub files: Vec<PathBuf>,
+    /// An address of the node itself; repeatable
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub node_address: Vec<std::net::IpAddr>,
+    /// Who enforces the policies, where that makes a difference
+    #[arg(long, value_name = "NAME", default_value = "kubernetes", value_parser = engine)]
+    pub engine: Engine,
+    /// Which connections.
+    #[command(flatten)]
+    pub filter: FlowFilter,
+    /// What addresses are, as `run` has it.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+fn captured(mut effective: Effective, capture: bool) -> Result<Effective, Failure> {
+    effective.config.capture |= capture;
+    Ok(effective)
 }
 
 fn cause(text: &str) -> Result<Cause, String> {
@@ -317,7 +498,10 @@ impl Top {
     /// # Errors
     /// As [`Settings::effective`].
     pub fn effective(&self) -> Result<Effective, Failure> {
-        with_socket(self.config.as_deref(), self.socket.as_deref())
+        captured(
+            with_socket(self.config.as_deref(), self.socket.as_deref())?,
+            self.capture,
+        )
     }
 }
 
@@ -340,7 +524,10 @@ fn with_socket(config: Option<&Path>, socket: Option<&Path>) -> Result<Effective
             &[path.display().to_string()],
         ))
     });
-    effective(config, socket.collect())
+    let mut effective = effective(config, socket.collect())?;
+    // What looks for a while sends nothing: the agent does.
+    effective.config.otlp_endpoint.clear();
+    Ok(effective)
 }
 
 /// What clap has to say about a mistake, without the usage, in one line.

@@ -9,7 +9,7 @@ use std::fmt::Display;
 pub enum Exit {
     /// A flag or an environment variable is unknown or has a bad value.
     Usage = 64,
-    /// A manifest is no YAML, or no Kubernetes object.
+    /// A manifest is no YAML, or no Kubernetes object; a capture is damaged.
     Data = 65,
     /// A file or an interface that was named does not exist.
     NoInput = 66,
@@ -21,8 +21,10 @@ pub enum Exit {
     Os = 71,
     /// The kernel lacks what the agent stands on: BTF.
     OsFile = 72,
-    /// The listen address or the socket cannot be taken.
+    /// The listen address or the socket cannot be taken, or a file cannot be made.
     CantCreate = 73,
+    /// Writing a file failed: the disc is full, or broken.
+    Io = 74,
     /// Not root, or without a capability that is needed.
     NoPermission = 77,
     /// The config file has an unknown key or a bad value.
@@ -36,7 +38,7 @@ pub const UNDETERMINED: u8 = 2;
 
 impl Exit {
     /// All, for the documentation's test.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Usage,
         Self::Data,
         Self::NoInput,
@@ -45,6 +47,7 @@ impl Exit {
         Self::Os,
         Self::OsFile,
         Self::CantCreate,
+        Self::Io,
         Self::NoPermission,
         Self::Config,
     ];

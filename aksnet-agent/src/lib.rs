@@ -47,12 +47,24 @@ pub mod top;
 // What was dropped, and why, for whoever follows it.
 pub mod droplog;
 
+// What each connection did, for whoever follows it.
+pub mod flowlog;
+
+// The same, and the metrics, for an OpenTelemetry collector.
+pub mod otlp;
+
 // 7. How it is doing, over HTTP and over the local socket.
 pub mod board;
 
 pub mod admin;
 
 pub mod socket;
+
+// Packets from files, and from interfaces without programs.
+pub mod capture;
+
+// What was told, as a file.
+pub mod session;
 
 // What feeds 2 and 4 besides the kernel: started, held, and asked again.
 pub mod sources;

@@ -57,7 +57,7 @@ fn act(cli: Cli) -> Result<ExitCode, Failure> {
             let effective = settings.effective()?;
             logging::init(&effective.config);
             warn_of_unknown_variables();
-            preflight::check()?;
+            preflight::check_for(&effective.config)?;
             commands::runtime()?.block_on(commands::run::run(&effective, wiring::load))?;
             Ok(ExitCode::SUCCESS)
         }
@@ -79,6 +79,23 @@ fn act(cli: Cli) -> Result<ExitCode, Failure> {
             let effective = args.effective()?;
             log_errors(&effective);
             commands::drops::drops(&args, &effective, wiring::load)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Action::Flows(args)) => {
+            let effective = args.source.effective()?;
+            log_errors(&effective);
+            commands::flows::flows(&args, &effective, wiring::load)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Action::Record(args)) => {
+            let effective = args.source.effective()?;
+            log_errors(&effective);
+            commands::record::record(&args, &effective, wiring::load)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Action::Replay(args)) => {
+            let effective = args.settings.effective()?;
+            commands::replay::replay(&args, &effective.config)?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Action::Explain(args)) => Ok(match commands::explain::explain(&args)? {

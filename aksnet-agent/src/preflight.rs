@@ -5,12 +5,16 @@ use std::path::Path;
 
 use caps::CapSet;
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    config::Config,
+    exit::{Exit, Failure},
+};
 
 /// Where the kernel publishes its types.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 const CAP_NET_ADMIN: u32 = 12;
+const CAP_NET_RAW: u32 = 13;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
@@ -41,6 +45,35 @@ pub fn check() -> Result<(), Failure> {
         permitted(effective)?;
     }
     btf(Path::new(BTF))
+}
+
+/// Checks whether this process may capture packets, which takes less.
+///
+/// # Errors
+/// Names what is missing and how to grant it.
+pub fn check_capture() -> Result<(), Failure> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    match effective_capabilities(&status) {
+        Some(effective) if effective & (1 << CAP_NET_RAW) == 0 => Err(Failure::new(
+            Exit::NoPermission,
+            "CAP_NET_RAW missing, which --capture needs: run as root (sudo aksnet-agent ...), or in Kubernetes add \
+             [NET_RAW] to the container's securityContext.capabilities.add, or grant the binary its own with `setcap \
+             cap_net_raw+ep aksnet-agent`",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// As the config has it: for programs, or for capturing.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_for(config: &Config) -> Result<(), Failure> {
+    if config.capture {
+        check_capture()
+    } else {
+        check()
+    }
 }
 
 fn effective_capabilities(status: &str) -> Option<u64> {

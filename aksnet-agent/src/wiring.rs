@@ -17,22 +17,26 @@ use crate::{
         kernel::{self, Kernel},
         status::ProgramStatus,
     },
+    capture::{live, table::Shared},
     classify::Whois,
     cli::{self, REVISION, VERSION},
     collect::{
-        Circumstances, CollectConfig, Collector, DropNames, Found, Now, SweepReport,
-        source::Source as _,
+        self, Circumstances, CollectConfig, Collector, DropNames, Found, Now, Recording,
+        SweepReport,
     },
     commands::top::json_lines,
     config::{BpfLog, Config},
     conntrack::fullness,
     droplog::{DropLog, symbols::Places},
     exit::{Exit, Failure, OrExit},
+    flowlog::{Filter, FlowLog, FlowRecord},
     identify::shared,
     metrics::{Metrics, ProgramRuns},
     node::{Node, interface::Interface},
+    otlp,
     plan::Plan,
     policy::engine::Engine,
+    session,
     socket::protocol::{LiveSource, TopQuery, TopReader},
     sources::Sources,
     survey::Surveyed,
@@ -44,7 +48,16 @@ use crate::{
 /// # Errors
 /// When the kernel refuses the programs or maps.
 pub fn load(config: &Config, node: &Node, sources: &Arc<Sources>) -> Result<Parts, Failure> {
-    let mut loaded = bpf::load(&options(config)).or_exit(Exit::Software)?;
+    if config.capture {
+        return Ok(capture(config, node, sources));
+    }
+    let mut loaded = bpf::load(&options(config))
+        .map_err(|error| {
+            error.context(
+                "the programs cannot be loaded (--capture counts packets without them: dearer, without NAT times and drops)",
+            )
+        })
+        .or_exit(Exit::Software)?;
     loaded.attacher.attach_drops();
     if let Some(why) = &loaded.kernel.conntrack_unreadable {
         tracing::warn!("drops come without the address that was dialled: {why}");
@@ -52,38 +65,53 @@ pub fn load(config: &Config, node: &Node, sources: &Arc<Sources>) -> Result<Part
     if config.bpf_log != BpfLog::Off {
         bpf::log::follow(&mut loaded.attacher);
     }
-    let metrics = Metrics::new(config.metrics());
-    metrics.set_build(VERSION, REVISION);
-    let collect = CollectConfig {
-        idle_ms: u32::try_from(config.idle_timeout.as_millis()).unwrap_or(u32::MAX),
-        policy_grace_ms: u32::try_from(config.policy_grace.as_millis()).unwrap_or(u32::MAX),
-        ..CollectConfig::default()
-    };
-    let accounts = Accounts(Arc::new(Mutex::new(Inner {
-        collector: Collector::new(collect, metrics.clone(), bpf::loader::random_seed()),
-        names: drop_names(&loaded.kernel),
-        source: loaded.source,
-        conntrack_unreadable: loaded.kernel.conntrack_unreadable,
-        plan: node.plan.clone(),
-        sources: sources.clone(),
-        slow: None,
-        report: SweepReport::default(),
-        drops: Arc::default(),
-        places: Places::default(),
-        engine: Engine::Kubernetes,
-        tracking: false,
-    })));
+    let names = drop_names(&loaded.kernel);
+    let (accounts, metrics) = Accounts::new(config, node, sources, loaded.source, names);
+    accounts.lock().conntrack_unreadable = loaded.kernel.conntrack_unreadable;
     bpf::loader::give_back_memory();
-    let text = metrics.clone();
-    Ok(Parts {
-        datapath: Box::new(Reported {
-            attacher: loaded.attacher,
-            metrics,
-        }),
-        sweeper: Box::new(accounts.clone()),
-        metrics: Arc::new(move || Ok(text.encode()?)),
-        top: Arc::new(accounts),
-    })
+    let datapath = Reported {
+        attacher: loaded.attacher,
+        metrics: metrics.clone(),
+    };
+    Ok(accounts.parts(Box::new(datapath), metrics, config))
+}
+
+/// Captures packets on the node's interfaces, and builds the accounts on what it counts.
+fn capture(config: &Config, node: &Node, sources: &Arc<Sources>) -> Parts {
+    tracing::warn!("{}", live::WITHOUT);
+    let (taps, table) = live::start(config.flow_cells, config.spill_entries);
+    let names = DropNames::new([], Vec::new());
+    let (accounts, metrics) = Accounts::new(config, node, sources, table, names);
+    let datapath = Tapped {
+        taps,
+        metrics: metrics.clone(),
+    };
+    accounts.parts(Box::new(datapath), metrics, config)
+}
+
+/// The taps, which also tell the metrics how they are.
+struct Tapped {
+    taps: live::Taps,
+    metrics: Metrics,
+}
+
+impl Datapath for Tapped {
+    fn attach(&mut self, interface: &Interface) -> Result<(), AttachError> {
+        self.taps.attach(interface)
+    }
+
+    fn detach(&mut self, ifindex: u32) {
+        self.taps.detach(ifindex);
+    }
+
+    fn programs(&self) -> Vec<ProgramStatus> {
+        let programs = self.taps.programs();
+        for program in &programs {
+            self.metrics
+                .set_program_up(&program.program, &program.hook, program.up);
+        }
+        programs
+    }
 }
 
 fn options(config: &Config) -> LoadOptions {
@@ -136,12 +164,17 @@ impl Datapath for Reported {
 }
 
 /// The maps, and what was made of them. Sweeps and readers of `top` take turns.
-#[derive(Clone)]
-struct Accounts(Arc<Mutex<Inner>>);
+struct Accounts<S>(Arc<Mutex<Inner<S>>>);
 
-struct Inner {
+impl<S> Clone for Accounts<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+struct Inner<S> {
     collector: Collector,
-    source: MapSource,
+    source: S,
     names: DropNames,
     /// Why drops come without the tuple that was dialled.
     conntrack_unreadable: Option<String>,
@@ -151,6 +184,8 @@ struct Inner {
     slow: Option<Instant>,
     report: SweepReport,
     drops: Arc<DropLog>,
+    flows: Arc<FlowLog>,
+    node_name: String,
     places: Places,
     /// Who enforces policies on the node, by the latest survey.
     engine: Engine,
@@ -158,8 +193,61 @@ struct Inner {
     tracking: bool,
 }
 
-impl Accounts {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+impl<S: Counting> Accounts<S> {
+    fn new(
+        config: &Config,
+        node: &Node,
+        sources: &Arc<Sources>,
+        source: S,
+        names: DropNames,
+    ) -> (Self, Metrics) {
+        let metrics = Metrics::new(config.metrics());
+        metrics.set_build(VERSION, REVISION);
+        let ms = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        let collect = CollectConfig {
+            idle_ms: ms(config.idle_timeout),
+            policy_grace_ms: ms(config.policy_grace),
+            active_ms: ms(config.flow_active_timeout),
+            ..CollectConfig::default()
+        };
+        let accounts = Self(Arc::new(Mutex::new(Inner {
+            collector: Collector::new(collect, metrics.clone(), bpf::loader::random_seed()),
+            names,
+            source,
+            conntrack_unreadable: None,
+            plan: node.plan.clone(),
+            sources: sources.clone(),
+            slow: None,
+            report: SweepReport::default(),
+            drops: Arc::default(),
+            flows: Arc::default(),
+            node_name: sources.node_name.clone(),
+            places: Places::default(),
+            engine: Engine::Kubernetes,
+            tracking: false,
+        })));
+        (accounts, metrics)
+    }
+
+    fn parts(self, datapath: Box<dyn Datapath>, metrics: Metrics, config: &Config) -> Parts {
+        if !config.otlp_endpoint.is_empty() {
+            let (log, node) = {
+                let inner = self.lock();
+                (inner.flows.clone(), inner.node_name.clone())
+            };
+            let endpoint = config.otlp_endpoint.clone();
+            tracing::info!("sending flow records and metrics to {endpoint}");
+            tokio::spawn(otlp::send::send(endpoint, node, log, metrics.clone()));
+        }
+        Parts {
+            datapath,
+            sweeper: Box::new(self.clone()),
+            metrics: Arc::new(move || Ok(metrics.encode()?)),
+            top: Arc::new(self),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<S>> {
         // A sweep that panicked left counters that are still right: deltas are taken when they are added.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -168,7 +256,7 @@ impl Accounts {
 /// Between two looks at what changes slowly and takes longer: ports in use, objects known.
 const SLOW: Duration = Duration::from_secs(5);
 
-impl Inner {
+impl<S: Counting> Inner<S> {
     /// Shows what the sources say by themselves, every few seconds.
     fn look_around(&mut self, last: bool) {
         let due = self.slow.is_none_or(|at| at.elapsed() >= SLOW);
@@ -222,8 +310,21 @@ impl Inner {
         self.drops.publish(records);
     }
 
+    /// Hands on what ended, and what goes on for long.
+    fn log_flows(&mut self) {
+        let (records, missed) = self.collector.take_flows();
+        if !records.is_empty() || missed > 0 {
+            self.flows.publish(records, missed);
+        }
+    }
+
     fn sweep(&mut self, last: bool) -> anyhow::Result<()> {
         self.look_around(last);
+        let recording = match self.flows.followers() {
+            0 => Recording::Few,
+            _ => Recording::All,
+        };
+        self.collector.record(recording, &self.node_name);
         let circumstances = self.circumstances();
         self.collector.set_circumstances(circumstances);
         let started = Instant::now();
@@ -252,9 +353,10 @@ impl Inner {
         // The next sweep reads what is left in the cells that this one closed: by then no program may still be
         // adding to them, however long its CPU was taken away from this machine.
         if report.closed > 0 && !last {
-            bpf::maps::wait_for_programs();
+            S::wait_for_programs();
         }
         self.log_drops();
+        self.log_flows();
         self.report = report;
         match self.report.errors.as_slice() {
             [] => Ok(()),
@@ -273,7 +375,31 @@ fn now() -> Now {
     }
 }
 
-impl Sweeper for Accounts {
+/// A source whose writers can be waited for.
+trait Counting: collect::source::Source + Send + 'static {
+    /// Packets are captured, and so have no NAT times.
+    const IS_CAPTURE: bool;
+
+    /// Returns when everybody has ended who was adding to a cell before.
+    fn wait_for_programs();
+}
+
+impl Counting for MapSource {
+    const IS_CAPTURE: bool = false;
+
+    fn wait_for_programs() {
+        bpf::maps::wait_for_programs();
+    }
+}
+
+impl Counting for Shared {
+    const IS_CAPTURE: bool = true;
+
+    /// Whoever captures holds the table's lock while it counts.
+    fn wait_for_programs() {}
+}
+
+impl<S: Counting> Sweeper for Accounts<S> {
     fn sweep(&mut self, _now: Instant) -> anyhow::Result<()> {
         self.lock().sweep(false)
     }
@@ -315,9 +441,42 @@ impl Sweeper for Accounts {
     }
 }
 
-impl LiveSource for Accounts {
+impl<S: Counting> LiveSource for Accounts<S> {
     fn drop_log(&self) -> Arc<DropLog> {
         self.lock().drops.clone()
+    }
+
+    fn flow_log(&self) -> Arc<FlowLog> {
+        self.lock().flows.clone()
+    }
+
+    fn live_flows(&self, filter: &Filter, limit: usize) -> Vec<FlowRecord> {
+        let inner = self.lock();
+        let index = inner.sources.names.read();
+        let whois = Whois {
+            plan: &inner.plan,
+            index: &index,
+            translations: Some(inner.sources.conntrack.as_ref()),
+        };
+        // A filter goes by names, which only the records have.
+        let most = if filter.is_empty() { limit } else { 0 };
+        let mut flows = inner
+            .collector
+            .live_connections(&inner.source, &whois, &inner.names, most);
+        flows.retain(|flow| filter.takes(flow));
+        if limit > 0 {
+            flows.truncate(limit);
+        }
+        flows
+    }
+
+    fn session(&self) -> Value {
+        let inner = self.lock();
+        let mut session = session::of_index(&inner.sources.names.read());
+        session["node"] = json!(inner.node_name);
+        session["engine"] = json!(inner.engine.name());
+        session["capture"] = json!(S::IS_CAPTURE);
+        session
     }
 
     fn open(&self) -> Box<dyn TopReader> {
@@ -325,7 +484,7 @@ impl LiveSource for Accounts {
     }
 }
 
-impl TopReader for Accounts {
+impl<S: Counting> TopReader for Accounts<S> {
     fn rows(&mut self, query: &TopQuery) -> Vec<Value> {
         let sort = match query.sort {
             cli::Sort::Bytes => top::Sort::Bytes,

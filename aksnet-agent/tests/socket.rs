@@ -14,6 +14,7 @@ use aksnet_agent::{
     config::merge,
     droplog::{DropLog, DropRecord, End, News},
     exit::Exit,
+    flowlog::{Filter, FlowLog, FlowRecord},
     socket::{
         client::Client,
         protocol::{DropsQuery, LiveSource, TopQuery, TopReader},
@@ -32,6 +33,18 @@ struct Looks {
 impl LiveSource for Looks {
     fn drop_log(&self) -> Arc<DropLog> {
         self.drops.clone()
+    }
+
+    fn flow_log(&self) -> Arc<FlowLog> {
+        Arc::default()
+    }
+
+    fn live_flows(&self, _filter: &Filter, _limit: usize) -> Vec<FlowRecord> {
+        Vec::new()
+    }
+
+    fn session(&self) -> Value {
+        json!({"names": []})
     }
 
     fn open(&self) -> Box<dyn TopReader> {

@@ -196,6 +196,9 @@ impl Collector {
             link.drop_reason = key.reason;
             link.drop_cause = attribution.cause;
             link.dropped_ns = link.dropped_ns.max(stats.last_ns);
+            if let Some((_, policies, _)) = denied.filter(|(_, policies, _)| !policies.is_empty()) {
+                self.export.denied(cell, policies);
+            }
         } else {
             self.remember_orphan(*key, stats, attribution.cause);
         }

@@ -43,8 +43,12 @@ mod gap;
 // Live flows, for whoever asks.
 mod live;
 
+// Flow records, of what ends and of what goes on for long.
+mod export;
+
 pub use self::{
     cause::DropNames,
+    export::Recording,
     live::LiveFlow,
     report::{Accounted, Circumstances, CollectConfig, Found, Now, SweepReport},
     sweep::Collector,

@@ -69,6 +69,7 @@ impl Collector {
                 bytes: stats.bytes + stats.gso_bytes,
                 connections: if opens { stats.connections } else { 0 },
             };
+            self.record_spilled(source, sweep, key, stats, side);
             let handles = sweep.families.flow.handles(labels);
             sweep.families.flow.add(handles, counts);
             self.accounted.skbs += stats.skbs;

@@ -23,6 +23,8 @@ pub struct CollectConfig {
     /// Policies and labels must have been as they are for this long when a connection begins that they deny, for it to
     /// be a gap.
     pub policy_grace_ms: u32,
+    /// A connection that goes on for longer has a flow record each time this has passed; 0: none.
+    pub active_ms: u32,
 }
 
 impl Default for CollectConfig {
@@ -34,6 +36,7 @@ impl Default for CollectConfig {
             name_wait_ms: 3_000,
             unanswered_ms: 10_000,
             policy_grace_ms: 10_000,
+            active_ms: 60_000,
         }
     }
 }

@@ -17,6 +17,7 @@ use super::{
     attempts::Attempts,
     cause::{Cause, DropNames},
     delta::{CLOSED, ColdSeen, GAP, KNOWN, RECHECK, REOPENED, SURE, Seen},
+    export::Export,
     gap::Gaps,
     join::Index,
     remains::Orphans,
@@ -49,6 +50,8 @@ pub(super) struct Link {
     pub(super) drop_cause: Cause,
     /// The cell of the flow at the other end of the connection, or [`NONE`].
     pub(super) partner: u32,
+    /// When the counters last changed, once the cell is closed; milliseconds of the collector's clock.
+    pub(super) ended: u32,
 }
 
 impl Link {
@@ -60,6 +63,7 @@ impl Link {
         drop_reason: 0,
         drop_cause: Cause::Other,
         partner: NONE,
+        ended: 0,
     };
 }
 
@@ -93,6 +97,8 @@ pub struct Collector {
     pub(super) circumstances: Circumstances,
     /// Drops of this sweep, for the drop log.
     pub(super) records: Vec<Found>,
+    /// Flow records: which are made, and those that wait to be taken.
+    pub(super) export: Export,
     /// Flows whose SYN waits for its answer.
     pub(super) pending: Vec<u32>,
     pub(super) accounted: Accounted,
@@ -151,6 +157,7 @@ impl Collector {
             gaps: Gaps::default(),
             circumstances: Circumstances::default(),
             records: Vec::new(),
+            export: Export::default(),
             pending: Vec::new(),
             accounted: Accounted::default(),
             fresh: Vec::new(),
@@ -249,6 +256,7 @@ impl Collector {
         self.review_gaps(source, &mut sweep);
         self.take_remains(source, &mut sweep);
         self.settle_handshakes(source, &mut sweep);
+        self.record_long(source, &mut sweep);
         self.give_back(source, &mut sweep);
 
         let agent = &mut sweep.families.agent;
@@ -436,6 +444,7 @@ impl Collector {
         if idle >= allowed && source.close(cell) {
             let seen = &mut self.seen[cell as usize];
             seen.set(CLOSED, true);
+            self.links[cell as usize].ended = seen.changed;
             seen.changed = sweep.ms;
             sweep.report.closed += 1;
         }
@@ -451,6 +460,7 @@ impl Collector {
         }
         if !self.seen[index].has(CLOSED) {
             self.seen[index].set(CLOSED, true);
+            self.links[index].ended = self.seen[index].changed;
             self.seen[index].changed = sweep.ms;
         }
         let quiet = u64::from(sweep.ms.wrapping_sub(self.seen[index].changed)) > QUIET_MS;
@@ -482,6 +492,7 @@ impl Collector {
         if self.seen[index].has(GAP) {
             self.gaps.forget(cell);
         }
+        self.export.forget(cell);
         self.seen[index] = Seen::unknown();
         self.cold[index] = ColdSeen::default();
         self.links[index] = Link::NEW;
@@ -490,6 +501,7 @@ impl Collector {
 
     /// Gives back the cells whose last counts are folded.
     fn give_back<S: Source>(&mut self, source: &S, sweep: &mut Sweep) {
+        self.record_ended(source, sweep);
         for at in 0..self.freeing.len() {
             let cell = self.freeing[at];
             self.forget(cell);

@@ -23,6 +23,9 @@ pub(super) async fn alone<L: Future<Output = Result<(), Failure>>>(
     load: impl Load,
     looks: impl FnOnce(Arc<dyn LiveSource>, watch::Receiver<u64>) -> L,
 ) -> Result<(), Failure> {
+    if effective.config.capture {
+        eprintln!("aksnet-agent: {}", crate::capture::live::WITHOUT);
+    }
     let stop = stop_signal()?;
     // Whoever looks next reads from this one: two agents would attach to the same interfaces.
     let claim = Claim::take(&effective.config.socket)?;

@@ -8,6 +8,12 @@ pub mod drops;
 
 pub mod explain;
 
+pub mod flows;
+
+pub mod record;
+
+pub mod replay;
+
 pub mod manual;
 
 mod alone;

@@ -66,7 +66,16 @@ async fn run_until(
         tracing::info!("{signal}: stopping");
     }
     let _deadline = Deadline::after(DEADLINE);
+    let flows = agent.top().flow_log();
     agent.end();
+    // Those who follow hear of what the last sweep found.
+    flows.close();
+    let heard = async {
+        while flows.followers() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let _late = tokio::time::timeout(DRAIN, heard).await;
     socket.abort();
     let _aborted = socket.await;
     drop(claim);
@@ -118,6 +127,7 @@ pub(crate) mod tests {
         bpf::attach_error::AttachError,
         config::{file, merge::merge},
         droplog::DropLog,
+        flowlog::{Filter, FlowLog, FlowRecord},
         node::{netlink::Netlink, tests::netns},
         plan::Plan,
         socket::protocol::{LiveSource, TopQuery, TopReader},
@@ -150,6 +160,15 @@ pub(crate) mod tests {
     impl LiveSource for Accounts {
         fn drop_log(&self) -> Arc<DropLog> {
             Arc::default()
+        }
+        fn flow_log(&self) -> Arc<FlowLog> {
+            Arc::default()
+        }
+        fn live_flows(&self, _filter: &Filter, _limit: usize) -> Vec<FlowRecord> {
+            Vec::new()
+        }
+        fn session(&self) -> Value {
+            json!({})
         }
         fn open(&self) -> Box<dyn TopReader> {
             Box::new(self.clone())

@@ -48,7 +48,7 @@ pub fn top(
         }
         return Ok(());
     }
-    preflight::check()?;
+    preflight::check_for(&effective.config)?;
     let mut effective = effective.clone();
     // Rows are no fresher than the sweeps.
     let config = &mut effective.config;

@@ -98,6 +98,12 @@ pub struct Config {
     pub policy_grace: Duration,
     /// The most series a metric may have; what is beyond is folded into `other`.
     pub series_limit: usize,
+    /// How often a long connection has a flow record.
+    pub flow_active_timeout: Duration,
+    /// Where an OpenTelemetry collector takes OTLP over HTTP; empty: nothing is sent.
+    pub otlp_endpoint: String,
+    /// Whether packets are captured instead of counted by programs.
+    pub capture: bool,
     /// Whether the flow metrics name pods besides workloads.
     pub pod_labels: bool,
     /// NAT that costs a later packet of a connection more than this is flagged.
@@ -158,6 +164,9 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(30),
             policy_grace: Duration::from_secs(10),
             series_limit: metrics.series_limit,
+            flow_active_timeout: Duration::from_mins(1),
+            otlp_endpoint: String::new(),
+            capture: false,
             pod_labels: false,
             nat_budget: Duration::from_nanos(metrics.overhead_budget.established_ns),
             nat_budget_first: Duration::from_nanos(metrics.overhead_budget.first_ns),

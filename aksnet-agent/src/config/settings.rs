@@ -149,6 +149,15 @@ pub static SETTINGS: &[Setting] = &[
         |c| vec![c.pod_labels.to_string()]
     ),
     setting!(
+        otlp_endpoint,
+        "URL",
+        One,
+        OUTPUTS,
+        "An OpenTelemetry collector's address (OTLP over HTTP), e.g. http://127.0.0.1:4318: is sent flow records and metrics; empty: nothing is sent",
+        |v| value::otlp_url(&v[0])?,
+        |c| vec![c.otlp_endpoint.clone()]
+    ),
+    setting!(
         uplink,
         "INTERFACE",
         Many,
@@ -333,6 +342,15 @@ pub static SETTINGS: &[Setting] = &[
         |c| vec![c.cns_url.clone()]
     ),
     setting!(
+        capture,
+        "true|false",
+        Switch,
+        DATAPATH,
+        "Captures packets instead of loading programs, for kernels that refuse them: dearer, without NAT times and drops",
+        |v| value::flag(&v[0])?,
+        |c| vec![c.capture.to_string()]
+    ),
+    setting!(
         flow_cells,
         "N",
         One,
@@ -414,6 +432,15 @@ pub static SETTINGS: &[Setting] = &[
         "A flow without packets for so long gives its cell back",
         |v| value::time(&v[0], Duration::from_secs(1), Duration::from_hours(24))?,
         |c| vec![duration::show(c.idle_timeout)]
+    ),
+    setting!(
+        flow_active_timeout,
+        "TIME",
+        One,
+        ACCOUNTS,
+        "A connection that goes on has a flow record each time this has passed; 0s: only when it ends",
+        |v| value::time(&v[0], Duration::ZERO, Duration::from_hours(24))?,
+        |c| vec![duration::show(c.flow_active_timeout)]
     ),
     setting!(
         policy_grace,

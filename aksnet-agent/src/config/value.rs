@@ -68,6 +68,16 @@ pub(super) fn http_url(text: &str) -> Result<String, String> {
     }
 }
 
+/// An address of an OTLP collector; empty: none.
+pub(super) fn otlp_url(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    http_url(text).map_err(|_| {
+        format!("'{text}' is no http address; write for example http://127.0.0.1:4318")
+    })
+}
+
 pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
     let Ok(net) = IpNet::from_str(text) else {
         return Err(match std::net::IpAddr::from_str(text) {

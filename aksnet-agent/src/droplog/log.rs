@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast::{
+    self,
+    error::{RecvError, TryRecvError},
+};
 
 use super::record::DropRecord;
 
@@ -88,6 +91,18 @@ impl Following {
             Ok(record) => Some(News::Record(record)),
             Err(RecvError::Lagged(missed)) => Some(News::Missed(missed)),
             Err(RecvError::Closed) => None,
+        }
+    }
+
+    /// The next, if there is one now.
+    pub fn next_now(&mut self) -> Option<News> {
+        if let Some(record) = self.kept.pop_front() {
+            return Some(News::Record(record));
+        }
+        match self.receiver.try_recv() {
+            Ok(record) => Some(News::Record(record)),
+            Err(TryRecvError::Lagged(missed)) => Some(News::Missed(missed)),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
         }
     }
 }

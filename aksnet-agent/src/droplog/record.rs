@@ -124,14 +124,14 @@ impl DropRecord {
 }
 
 /// UTC, as log collectors have it.
-fn time_of_day(unix_ms: u64) -> String {
+pub(crate) fn time_of_day(unix_ms: u64) -> String {
     let (seconds, ms) = (unix_ms / 1000 % 86_400, unix_ms % 1000);
     let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     format!("{h:02}:{m:02}:{s:02}.{ms:03}Z")
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn end(address: [u8; 4], port: u16, names: [&str; 3]) -> End {
@@ -144,7 +144,7 @@ pub(super) mod tests {
         }
     }
 
-    pub(in super::super) fn record() -> DropRecord {
+    pub(crate) fn record() -> DropRecord {
         DropRecord {
             unix_ms: 86_400_000 * 3 + 3_723_004,
             packets: 3,

@@ -45,6 +45,9 @@ pub(crate) struct AgentFamilies {
     pub(crate) entries: u64,
     pub(crate) limit: u64,
     pub(crate) totals: Totals,
+    /// Flow records that were sent by OTLP, and that could not be.
+    pub(super) otlp_records: [u64; 2],
+    pub(super) otlp_failures: u64,
     sweeps: Durations,
 }
 
@@ -57,6 +60,8 @@ impl Default for AgentFamilies {
             entries: 0,
             limit: 0,
             totals: Totals::default(),
+            otlp_records: [0; 2],
+            otlp_failures: 0,
             sweeps: Durations::new(SWEEP_BOUNDS_NS),
         }
     }
@@ -120,6 +125,14 @@ impl AgentFamilies {
             for (metric, n) in folded {
                 f.count(vec![(*metric).to_owned()], *n);
             }
+        });
+        add(describe::OTLP_RECORDS, &|f| {
+            for (outcome, n) in ["sent", "dropped"].into_iter().zip(self.otlp_records) {
+                f.count(vec![outcome.to_owned()], n);
+            }
+        });
+        add(describe::OTLP_FAILURES, &|f| {
+            f.count(vec![], self.otlp_failures);
         });
         add(describe::SWEEP, &|f| {
             f.histogram(vec![], self.sweeps.to_proto());

@@ -337,6 +337,16 @@ pub(super) const FOLDED: Description = counter(
     &["metric"],
     "Label sets folded into 'other' by the series budget.",
 );
+pub(super) const OTLP_RECORDS: Description = counter(
+    "aksnet_agent_otlp_records_total",
+    &["outcome"],
+    "Flow records by what became of them on their way to the OpenTelemetry collector: sent, or dropped as it was too slow or dead.",
+);
+pub(super) const OTLP_FAILURES: Description = counter(
+    "aksnet_agent_otlp_failed_requests_total",
+    &[],
+    "Requests to the OpenTelemetry collector that failed, repeated ones included.",
+);
 pub(super) const SWEEP: Description = histogram(
     "aksnet_agent_sweep_seconds",
     &[],
@@ -426,6 +436,8 @@ pub(super) const ALL: &[Description] = &[
     SKIPPED,
     EVENTS,
     FOLDED,
+    OTLP_RECORDS,
+    OTLP_FAILURES,
     SWEEP,
     CONNTRACK_KNOWN,
     CONNTRACK_UNMIRRORED,

@@ -289,6 +289,12 @@ pub fn protocol_name(protocol: u8) -> Cow<'static, str> {
     })
 }
 
+/// The protocol that a label names.
+#[must_use]
+pub fn protocol_number(name: &str) -> Option<u8> {
+    (0..=u8::MAX).find(|number| protocol_name(*number) == name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

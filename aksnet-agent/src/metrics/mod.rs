@@ -215,6 +215,18 @@ impl Metrics {
         self.lock().identity.synced.insert(source, synced);
     }
 
+    /// Flow records that were sent to an OpenTelemetry collector, and that could not be.
+    pub fn count_otlp_records(&self, sent: u64, dropped: u64) {
+        let [all_sent, all_dropped] = &mut self.lock().agent.otlp_records;
+        *all_sent += sent;
+        *all_dropped += dropped;
+    }
+
+    /// A request to an OpenTelemetry collector failed.
+    pub fn count_otlp_failure(&self) {
+        self.lock().agent.otlp_failures += 1;
+    }
+
     /// What was built.
     pub fn set_build(&self, version: &str, revision: &str) {
         self.lock().agent.build = Some((version.to_owned(), revision.to_owned()));

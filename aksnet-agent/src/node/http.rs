@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 ///
 /// # Errors
 /// Says what went wrong: refused, too slow, too long, another status than 200.
-pub(super) async fn exchange<B>(
+pub(crate) async fn exchange<B>(
     server: SocketAddr,
     request: Request<B>,
     most: usize,

@@ -29,7 +29,7 @@ pub mod rules;
 pub mod found;
 
 // What others on the node, or beside it, are asked.
-mod http;
+pub(crate) mod http;
 
 pub mod metadata;
 

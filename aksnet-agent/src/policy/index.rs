@@ -171,7 +171,6 @@ impl Policies {
     }
 
     /// The versions in force, in no order.
-    #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Version> {
         let all = self.versions.iter().flatten();
         all.filter(|version| version.until == EVER)

@@ -9,10 +9,11 @@ use std::{
 
 use serde_json::Value;
 
-use super::protocol::{Answer, DropsQuery, Request, TopQuery};
+use super::protocol::{Answer, DropsQuery, FlowsQuery, Request, TopQuery};
 use crate::{
     droplog::News,
     exit::{Exit, Failure, OrExit},
+    flowlog,
 };
 
 /// A connection to the running agent.
@@ -80,6 +81,38 @@ impl Client {
                 other => Err(unexpected(&other)),
             }))
         }))
+    }
+
+    /// Flow records, until there are no more.
+    ///
+    /// # Errors
+    /// When the agent has gone.
+    pub fn flows(
+        mut self,
+        query: FlowsQuery,
+    ) -> Result<impl Iterator<Item = Result<flowlog::News, Failure>>, Failure> {
+        self.ask(&Request::Flows(query))?;
+        Ok(std::iter::from_fn(move || {
+            let heard = self.hear().and_then(|answer| match answer {
+                Answer::Flow(record) => Ok(Some(flowlog::News::Record(Arc::from(record)))),
+                Answer::Missed(missed) => Ok(Some(flowlog::News::Missed(missed))),
+                Answer::Done => Ok(None),
+                other => Err(unexpected(&other)),
+            });
+            heard.transpose()
+        }))
+    }
+
+    /// What a recording begins with.
+    ///
+    /// # Errors
+    /// When the agent has gone.
+    pub fn session(mut self) -> Result<Value, Failure> {
+        self.ask(&Request::Session)?;
+        match self.hear()? {
+            Answer::Session(session) => Ok(session),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// What `/status` shows.

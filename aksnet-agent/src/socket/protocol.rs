@@ -6,6 +6,12 @@
 //! > {"drops":{"recent":true}}
 //! < {"drop":{...}}                    one line for each, as they come, until the client hangs up
 //! < {"missed":12}                     so many came faster than the client read them
+//! > {"flows":{"follow":false,"limit":20,"filter":{"class":["pod_to_service"]}}}
+//! < {"flow":{...}}                    one line for each live or lately ended connection; with follow, as they end
+//! < {"missed":12}
+//! < "done"                            no more follow
+//! > "session"
+//! < {"session":{...}}                 what a recording begins with
 //! > "status"
 //! < {"status":{...}}
 //! < {"error":"..."}                   to anything else
@@ -19,6 +25,7 @@ use serde_json::Value;
 use crate::{
     cli::Sort,
     droplog::{DropLog, DropRecord},
+    flowlog::{Filter, FlowLog, FlowRecord},
 };
 
 /// A request.
@@ -29,6 +36,10 @@ pub enum Request {
     Top(TopQuery),
     /// Drops as they happen.
     Drops(DropsQuery),
+    /// Flow records.
+    Flows(FlowsQuery),
+    /// What a recording begins with.
+    Session,
     /// What `/status` shows.
     Status,
 }
@@ -54,6 +65,20 @@ pub struct DropsQuery {
     pub recent: bool,
 }
 
+/// Which flow records.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowsQuery {
+    /// As connections end, and those of long ones; else the live ones now, and the latest that ended.
+    pub follow: bool,
+    /// At most so many of each, without `follow`; 0: all.
+    #[serde(default)]
+    pub limit: usize,
+    /// Which connections.
+    #[serde(default)]
+    pub filter: Filter,
+}
+
 impl TopQuery {
     /// The time between looks, within reason.
     #[must_use]
@@ -75,7 +100,13 @@ pub enum Answer {
     Rows(Vec<Value>),
     /// One drop.
     Drop(Box<DropRecord>),
-    /// So many drops came faster than they were read.
+    /// One connection.
+    Flow(Box<FlowRecord>),
+    /// What a recording begins with.
+    Session(Value),
+    /// No more will come.
+    Done,
+    /// So many drops or flow records came faster than they were read.
     Missed(u64),
     /// What `/status` shows.
     Status(Value),
@@ -87,6 +118,15 @@ pub enum Answer {
 pub trait LiveSource: Send + Sync {
     /// What was dropped.
     fn drop_log(&self) -> Arc<DropLog>;
+
+    /// What connections did.
+    fn flow_log(&self) -> Arc<FlowLog>;
+
+    /// The live connections that the filter takes, the largest first, at most so many; 0: all.
+    fn live_flows(&self, filter: &Filter, limit: usize) -> Vec<FlowRecord>;
+
+    /// Names and policies that are known, for the head of a recording.
+    fn session(&self) -> Value;
 
     /// A reader of its own for each client: rows are what happened since its last look.
     fn open(&self) -> Box<dyn TopReader>;

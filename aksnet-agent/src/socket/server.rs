@@ -12,11 +12,12 @@ use tokio::{
     net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
 };
 
-use super::protocol::{Answer, DropsQuery, LiveSource, Request, TopQuery};
+use super::protocol::{Answer, DropsQuery, FlowsQuery, LiveSource, Request, TopQuery};
 use crate::{
     board::Board,
     droplog::News,
     exit::{Exit, Failure},
+    flowlog,
 };
 
 /// A request longer than this is no request.
@@ -151,6 +152,17 @@ async fn answer(stream: UnixStream, board: &Board, top: &dyn LiveSource) -> std:
                     _ = lines.next_line() => return Ok(()),
                 }
             }
+            Ok(Request::Flows(query)) => {
+                tokio::select! {
+                    ended = stream_flows(&mut write, top, &query) => ended?,
+                    _ = lines.next_line(), if query.follow => return Ok(()),
+                }
+            }
+            Ok(Request::Session) => {
+                let mut session = top.session();
+                session["status"] = board.status();
+                say(&mut write, &Answer::Session(session)).await?;
+            }
             Err(error) => {
                 let text = format!("not a request: {error}");
                 say(&mut write, &Answer::Error(text)).await?;
@@ -190,6 +202,31 @@ async fn stream_drops(
         say(write, &answer).await?;
     }
     Ok(())
+}
+
+async fn stream_flows(
+    write: &mut OwnedWriteHalf,
+    top: &dyn LiveSource,
+    query: &FlowsQuery,
+) -> std::io::Result<()> {
+    if query.follow {
+        let mut following = top.flow_log().follow();
+        while let Some(news) = following.next().await {
+            let answer = match news {
+                flowlog::News::Record(record) if query.filter.takes(&record) => {
+                    Answer::Flow(Box::new((*record).clone()))
+                }
+                flowlog::News::Record(_) => continue,
+                flowlog::News::Missed(missed) => Answer::Missed(missed),
+            };
+            say(write, &answer).await?;
+        }
+    } else {
+        for record in flowlog::snapshot(top, &query.filter, query.limit) {
+            say(write, &Answer::Flow(Box::new(record))).await?;
+        }
+    }
+    say(write, &Answer::Done).await
 }
 
 async fn say(write: &mut OwnedWriteHalf, answer: &Answer) -> std::io::Result<()> {

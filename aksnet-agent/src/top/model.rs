@@ -101,7 +101,7 @@ pub struct Who {
 }
 
 impl Who {
-    fn of(peer: &Peer, whois: &Whois) -> Self {
+    pub(crate) fn of(peer: &Peer, whois: &Whois) -> Self {
         Self {
             namespace: whois.namespace(peer).to_owned(),
             workload: whois.workload(peer).to_owned(),
@@ -228,14 +228,14 @@ fn compare(a: &Row, b: &Row, sort: Sort) -> Ordering {
         .then_with(|| ends(a).cmp(&ends(b)))
 }
 
-fn stage(cold: &ColdCell, stage: usize) -> PathTimes {
+pub(crate) fn stage(cold: &ColdCell, stage: usize) -> PathTimes {
     PathTimes {
         buckets: cold.times[stage].map(u64::from),
         sum_ns: cold.sum_ns[stage],
     }
 }
 
-fn both_stages(cold: &ColdCell) -> PathTimes {
+pub(crate) fn both_stages(cold: &ColdCell) -> PathTimes {
     let mut sum = stage(cold, 0);
     for (sum, n) in sum.buckets.iter_mut().zip(cold.times[1]) {
         *sum += u64::from(n);
@@ -243,7 +243,7 @@ fn both_stages(cold: &ColdCell) -> PathTimes {
     sum
 }
 
-fn timing(times: &PathTimes) -> Option<Timing> {
+pub(crate) fn timing(times: &PathTimes) -> Option<Timing> {
     Some(Timing {
         samples: times.count(),
         p50_ns: times.quantile(0.5)?,

@@ -20,7 +20,7 @@ pub struct Tool {
 }
 
 /// What comes from packages, whichever way the BPF object is built.
-pub const TOOLS: [Tool; 13] = [
+pub const TOOLS: [Tool; 14] = [
     Tool {
         evidence: &["cc"],
         package: "build-essential",
@@ -85,6 +85,11 @@ pub const TOOLS: [Tool; 13] = [
         evidence: &["unzip"],
         package: "unzip",
         purpose: "unpacks them",
+    },
+    Tool {
+        evidence: &["tcpdump"],
+        package: "tcpdump",
+        purpose: "makes the captures that replay is tested with",
     },
 ];
 

@@ -22,6 +22,8 @@ use crate::{
 
 mod exact;
 
+mod flows;
+
 mod named;
 
 mod denied;
