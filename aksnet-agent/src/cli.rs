@@ -1,7 +1,10 @@
 //! The command line. The settings' flags are made from the table in [`crate::config::settings`]; what is
 //! written here are the commands and what belongs to one command alone.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{
     Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum,
@@ -11,11 +14,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     collect::cause::Cause,
     config::{
-        Effective, file,
+        Effective, duration, file,
         merge::{self, Given, Place},
         settings::{Arity, SETTINGS, Setting},
         suggest::hint,
     },
+    doctor::CHECKS,
     exit::{Exit, Failure, OrExit},
     explain::question::Asked,
     policy::engine::Engine,
@@ -36,7 +40,7 @@ pub const REVISION: &str = match option_env!("AKSNET_REVISION") {
     disable_version_flag = true,
     after_help = "Exit codes: 0 ok, 64 bad flag or variable, 65 bad manifest, 66 no such file or interface, 69 no agent, \
                   70 programs refused, 71 system call failed, 72 no BTF, 73 address or socket taken, \
-                  77 not permitted, 78 bad config file; `explain`: 0 allowed, 1 denied, 2 not determined.\n\
+                  77 not permitted, 78 bad config file; `explain`: 0 allowed, 1 denied, 2 not determined; `doctor`: 1 warning, 2 critical.\n\
                   Every flag of `run` is also a key of the config file (pod_cidr) and an environment \
                   variable (AKSNET_POD_CIDR); flag wins over variable over file."
 )]
@@ -60,6 +64,8 @@ pub enum Action {
     Drops(Drops),
     /// Say whether network policies let one pod reach another, and why: from manifests, or from the API
     Explain(Explain),
+    /// Look for the common faults of this node's networking: what is wrong, why, and what to do
+    Doctor(Doctor),
     /// Print the effective config as a config file, each value with its origin, and exit
     Config(Settings),
 }
@@ -117,6 +123,54 @@ pub struct Drops {
     /// TOML file with settings
     #[arg(long, value_name = "FILE", env = "AKSNET_CONFIG")]
     pub config: Option<PathBuf>,
+}
+
+/// The flags of `doctor`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Exit codes: 0 nothing worse than info, 1 warning, 2 critical; what cannot be judged fails nothing. \
+                  64 and above: it could not look (see docs/exit-codes.md).\n\n\
+                  A recorded evidence file holds names of workloads, policies and services, and some addresses: of load \
+                  balancers, of leaked pod addresses, of masquerading rules, and where a drop's reason names them."
+)]
+pub struct Doctor {
+    /// Print the report as a JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Only these checks; repeatable, or separated by commas
+    #[arg(long = "check", value_name = "NAME", value_delimiter = ',', value_parser = check)]
+    pub checks: Vec<String>,
+    /// Print the checks and what they look at, and exit
+    #[arg(long)]
+    pub list: bool,
+    /// Judge this recorded evidence; needs neither an agent nor a privilege
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["record", "watch_for", "socket"])]
+    pub evidence: Option<PathBuf>,
+    /// Write the evidence to this file, too, for a support case
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// How long to watch when no agent runs: an unanswered connection shows after 10 s
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = duration::parse)]
+    pub watch_for: Duration,
+    /// The running agent's socket [default: as `run` would have it]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE", env = "AKSNET_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+fn check(text: &str) -> Result<String, String> {
+    let names = || CHECKS.iter().map(|check| check.name);
+    if names().any(|name| name == text) {
+        return Ok(text.to_owned());
+    }
+    let all: Vec<&str> = names().collect();
+    Err(format!(
+        "there are {}{}",
+        all.join(", "),
+        hint(text, names())
+    ))
 }
 
 fn cause(text: &str) -> Result<Cause, String> {
@@ -303,6 +357,16 @@ impl Top {
 
 impl Drops {
     /// The effective config of programs that `drops` loads itself.
+    ///
+    /// # Errors
+    /// As [`Settings::effective`].
+    pub fn effective(&self) -> Result<Effective, Failure> {
+        with_socket(self.config.as_deref(), self.socket.as_deref())
+    }
+}
+
+impl Doctor {
+    /// The effective config of programs that `doctor` loads itself.
     ///
     /// # Errors
     /// As [`Settings::effective`].

@@ -47,6 +47,9 @@ pub mod top;
 // What was dropped, and why, for whoever follows it.
 pub mod droplog;
 
+// What is wrong with the node, and what to do.
+pub mod doctor;
+
 // 7. How it is doing, over HTTP and over the local socket.
 pub mod board;
 

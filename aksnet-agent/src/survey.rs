@@ -16,12 +16,12 @@ use tokio::{
 
 use crate::{
     config::Config,
-    identify::{index::Index, shared::Shared},
+    identify::{index::Index, object::Kind, shared::Shared},
     node::{
         Context, Snapshot,
         found::{self, Found, Labels, Settings},
         metadata::{self, Compute},
-        pod_ips::{self, Accounts, Kubernetes},
+        pod_ips::{self, Accounts, Kubernetes, Living},
     },
     sources::Sources,
 };
@@ -193,6 +193,7 @@ async fn survey(
 ) -> Surveyed {
     metadata.ask(config).await;
     let (labels, kubernetes, pod_cidrs) = of_kubernetes(&names.read());
+    let living = living(names);
     let settings = Settings::new(config, metadata.compute.clone());
     let looked = {
         let snapshot = snapshot.clone();
@@ -204,7 +205,7 @@ async fn survey(
     };
     Surveyed {
         found,
-        pod_ips: pod_ips::read(config, snapshot, kubernetes.as_ref()).await,
+        pod_ips: pod_ips::read(config, snapshot, kubernetes.as_ref(), &living).await,
         pod_cidrs,
         own_pod_cidrs: kubernetes.map_or_else(Vec::new, |known| known.pod_cidrs),
         metadata: metadata.refused.as_ref().map(|(_, why)| why.clone()),
@@ -230,15 +231,33 @@ fn of_kubernetes(index: &Index) -> (Option<Labels>, Option<Kubernetes>, Vec<IpNe
     let kubernetes = Kubernetes {
         pod_cidrs: node.pod_cidrs.clone(),
         pods: pods as u64,
-        sandboxes: None,
     };
     (Some(labels.collect()), Some(kubernetes), pod_cidrs)
+}
+
+/// Who can have a pod address. A source that is out of touch does not know who is new.
+fn living(names: &Shared) -> Living {
+    let sources = names.sources();
+    let in_touch = |kind| {
+        let status = sources.get(&kind);
+        status.is_some_and(|status| status.synced && status.connected)
+    };
+    let index = names.read();
+    let sandboxes = index.sandboxes().filter(|_| in_touch(Kind::Sandbox));
+    let pods = index.pods_on_node();
+    Living {
+        sandboxes: sandboxes.map(|ids| ids.map(ToString::to_string).collect()),
+        addresses: in_touch(Kind::LocalPod).then(|| {
+            let addresses = pods.flat_map(|pod| &pod.addresses);
+            addresses.map(|address| (*address).into()).collect()
+        }),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identify::object::{Kind, Labels as ObjectLabels, Node, Object, Pod};
+    use crate::identify::object::{ Labels as ObjectLabels, Node, Object, Pod};
 
     #[test]
     fn surveys_take_a_fiftieth_of_a_core_at_the_most_and_come_each_minute_at_the_least() {

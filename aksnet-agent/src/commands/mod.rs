@@ -8,6 +8,8 @@ pub mod drops;
 
 pub mod explain;
 
+pub mod doctor;
+
 mod alone;
 
 use tokio::signal::unix::{SignalKind, signal};

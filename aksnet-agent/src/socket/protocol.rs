@@ -6,6 +6,8 @@
 //! > {"drops":{"recent":true}}
 //! < {"drop":{...}}                    one line for each, as they come, until the client hangs up
 //! < {"missed":12}                     so many came faster than the client read them
+//! > "doctor"
+//! < {"evidence":{...}}
 //! > "status"
 //! < {"status":{...}}
 //! < {"error":"..."}                   to anything else
@@ -18,6 +20,7 @@ use serde_json::Value;
 
 use crate::{
     cli::Sort,
+    doctor::Evidence,
     droplog::{DropLog, DropRecord},
 };
 
@@ -31,6 +34,8 @@ pub enum Request {
     Drops(DropsQuery),
     /// What `/status` shows.
     Status,
+    /// What `doctor` judges by.
+    Doctor,
 }
 
 /// Which rows, how often.
@@ -79,6 +84,8 @@ pub enum Answer {
     Missed(u64),
     /// What `/status` shows.
     Status(Value),
+    /// What `doctor` judges by.
+    Evidence(Box<Evidence>),
     /// The request was not understood.
     Error(String),
 }
@@ -90,6 +97,11 @@ pub trait LiveSource: Send + Sync {
 
     /// A reader of its own for each client: rows are what happened since its last look.
     fn open(&self) -> Box<dyn TopReader>;
+
+    /// What `doctor` judges by, as far as the accounts have it.
+    fn evidence(&self) -> Evidence {
+        Evidence::default()
+    }
 }
 
 /// One client's view.
