@@ -118,7 +118,10 @@ mod tests {
     fn every_code_is_documented() {
         let page = include_str!("../../docs/exit-codes.md");
         let failures = Exit::ALL.map(Exit::code);
-        for code in failures.into_iter().chain([DENIED, UNDETERMINED, WARNING, CRITICAL]) {
+        for code in failures
+            .into_iter()
+            .chain([DENIED, UNDETERMINED, WARNING, CRITICAL])
+        {
             assert!(
                 page.contains(&format!("| {code} |")),
                 "{code} has no row in docs/exit-codes.md"

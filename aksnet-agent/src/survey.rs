@@ -257,7 +257,7 @@ fn living(names: &Shared) -> Living {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identify::object::{ Labels as ObjectLabels, Node, Object, Pod};
+    use crate::identify::object::{Labels as ObjectLabels, Node, Object, Pod};
 
     #[test]
     fn surveys_take_a_fiftieth_of_a_core_at_the_most_and_come_each_minute_at_the_least() {

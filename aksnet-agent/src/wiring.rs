@@ -219,7 +219,9 @@ impl Inner {
         self.history.note_kernel(kernel);
         let index = self.sources.names.read();
         if index.synced(Kind::Service) {
-            let pending = index.services().filter(|s| s.load_balancer && !s.has_ingress);
+            let pending = index
+                .services()
+                .filter(|s| s.load_balancer && !s.has_ingress);
             self.history
                 .note_pending(now, pending.map(gather::service_key));
         }

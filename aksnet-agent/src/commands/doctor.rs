@@ -58,11 +58,16 @@ pub fn read(path: &Path) -> Result<Evidence, Failure> {
     let length = fs::metadata(path).map_err(unreadable)?.len();
     let bad = |what: String| Failure::new(Exit::Data, format_args!("{shown}: {what}"));
     if length > MAX_FILE {
-        return Err(bad(format!("longer than {MAX_FILE} bytes, so no evidence of `doctor --record`")));
+        return Err(bad(format!(
+            "longer than {MAX_FILE} bytes, so no evidence of `doctor --record`"
+        )));
     }
     let text = fs::read(path).map_err(unreadable)?;
-    let evidence: Evidence = serde_json::from_slice(&text)
-        .map_err(|error| bad(format!("no evidence as `doctor --record` writes it: {error}")))?;
+    let evidence: Evidence = serde_json::from_slice(&text).map_err(|error| {
+        bad(format!(
+            "no evidence as `doctor --record` writes it: {error}"
+        ))
+    })?;
     match evidence.schema {
         0 => Err(bad(
             "no evidence as `doctor --record` writes it: it has no schema; a report of --json is none".to_owned(),
@@ -78,7 +83,11 @@ pub fn read(path: &Path) -> Result<Evidence, Failure> {
 ///
 /// # Errors
 /// See `docs/exit-codes.md`.
-pub fn ask(watch_for: Duration, effective: &Effective, load: impl Load) -> Result<Evidence, Failure> {
+pub fn ask(
+    watch_for: Duration,
+    effective: &Effective,
+    load: impl Load,
+) -> Result<Evidence, Failure> {
     if let Some(client) = Client::connect(&effective.config.socket)? {
         return client.evidence();
     }
@@ -114,7 +123,8 @@ async fn watch(
     })
     .await?;
     let evidence = found.lock().unwrap_or_else(PoisonError::into_inner).take();
-    evidence.ok_or_else(|| Failure::new(Exit::Unavailable, "interrupted before the end of the look"))
+    evidence
+        .ok_or_else(|| Failure::new(Exit::Unavailable, "interrupted before the end of the look"))
 }
 
 /// Judges, prints, and keeps the evidence if that is asked for. Gives the worst severity.

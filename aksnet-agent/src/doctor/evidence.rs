@@ -66,9 +66,7 @@ pub struct Evidence {
 /// A counter: since the agent's start, and over the window.
 ///
 /// Ordered by what is recent first.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Count {
     /// Of the total, in the window.

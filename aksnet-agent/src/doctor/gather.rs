@@ -31,11 +31,7 @@ use crate::{
     },
     metrics::labels::{family_name, protocol_name},
     node::found::{Finding, Found},
-    policy::{
-        flow::Who,
-        index::When,
-        model::Side,
-    },
+    policy::{flow::Who, index::When, model::Side},
     survey::Surveyed,
 };
 
@@ -422,10 +418,7 @@ fn conntrack(held: &Held<'_>) -> Conntrack {
     }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "ports are far fewer than 2^52"
-)]
+#[expect(clippy::cast_precision_loss, reason = "ports are far fewer than 2^52")]
 fn snat_ports(snapshot: &conntrack::Snapshot) -> Option<Vec<Ports>> {
     let node = snapshot.ports.as_ref()?.iter().map(|used| Ports {
         of: "node".to_owned(),

@@ -60,10 +60,7 @@ impl History {
     #[must_use]
     pub fn window(&self, now: Instant) -> (Duration, Tally) {
         self.slots.front().map_or_else(Default::default, |slot| {
-            (
-                now.saturating_duration_since(slot.at),
-                slot.tally.clone(),
-            )
+            (now.saturating_duration_since(slot.at), slot.tally.clone())
         })
     }
 
@@ -182,6 +179,9 @@ mod tests {
         // It was served, and waits again.
         history.note_pending(now, [service("new")].into_iter());
         history.note_pending(now, [service("old"), service("new")].into_iter());
-        assert_eq!(history.pending(now, &service("old")), (Duration::ZERO, false));
+        assert_eq!(
+            history.pending(now, &service("old")),
+            (Duration::ZERO, false)
+        );
     }
 }

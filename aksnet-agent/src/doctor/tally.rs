@@ -208,10 +208,7 @@ mod tests {
             let family = described.iter().find(|family| family.name == *name);
             let family = family.unwrap_or_else(|| panic!("no family {name}"));
             for label in *labels {
-                assert!(
-                    family.labels.contains(label),
-                    "{name} has no label {label}"
-                );
+                assert!(family.labels.contains(label), "{name} has no label {label}");
             }
         }
     }
@@ -225,13 +222,26 @@ mod tests {
         before.0.insert((What::Opened, key.clone()), 5);
         let mut now = before.clone();
         now.0.insert((What::Opened, key), 7);
-        now.0.insert((What::Opened, vec!["node_port".to_owned()]), 2);
+        now.0
+            .insert((What::Opened, vec!["node_port".to_owned()]), 2);
         now.0.insert((What::Overflow, vec![]), 9);
         let opened: Vec<_> = now.since(What::Opened, &before).collect();
         assert_eq!(opened.len(), 2);
-        assert_eq!(opened[0].1, Count { total: 2, recent: 2 });
+        assert_eq!(
+            opened[0].1,
+            Count {
+                total: 2,
+                recent: 2
+            }
+        );
         assert_eq!(opened[1].0, ["pod_to_pod"]);
-        assert_eq!(opened[1].1, Count { total: 7, recent: 2 });
+        assert_eq!(
+            opened[1].1,
+            Count {
+                total: 7,
+                recent: 2
+            }
+        );
     }
 
     #[test]

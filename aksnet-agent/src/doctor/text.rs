@@ -62,7 +62,12 @@ pub fn render(report: &Report, evidence: &Evidence, style: Style) -> String {
         .collect();
     ok.dedup();
     // A check with something to say is listed above.
-    ok.retain(|check| !report.findings.iter().any(|f| f.severity > Severity::Ok && f.check == *check));
+    ok.retain(|check| {
+        !report
+            .findings
+            .iter()
+            .any(|f| f.severity > Severity::Ok && f.check == *check)
+    });
     if !ok.is_empty() {
         text.push('\n');
         text.push_str(&painted(Severity::Ok, "OK", style.colour));
@@ -96,7 +101,11 @@ fn header(report: &Report, evidence: &Evidence) -> String {
         told(&node.policy_engine),
         told(&node.proxy_mode),
         told(&node.zone),
-        if node.kernel.is_empty() { "not known" } else { &node.kernel },
+        if node.kernel.is_empty() {
+            "not known"
+        } else {
+            &node.kernel
+        },
         ago(report.window_s),
     )
 }
@@ -105,15 +114,26 @@ fn write_finding(text: &mut String, finding: &Finding, width: usize, colour: boo
     let name = finding.severity.name().to_uppercase();
     let head = format!("{} [{}]", finding.title, finding.check);
     let pad = INDENT.saturating_sub(name.len());
-    let first = format!("{}{}", painted(finding.severity, &name, colour), " ".repeat(pad));
+    let first = format!(
+        "{}{}",
+        painted(finding.severity, &name, colour),
+        " ".repeat(pad)
+    );
     write_hanging(text, &first, INDENT, &head, width);
     for line in &finding.evidence {
-        let deeper = if line.starts_with("  ") { INDENT + 4 } else { INDENT + 2 };
+        let deeper = if line.starts_with("  ") {
+            INDENT + 4
+        } else {
+            INDENT + 2
+        };
         let bullet = if line.starts_with("  ") { "  " } else { "- " };
         let first = format!("{}{bullet}", " ".repeat(deeper - 2));
         write_hanging(text, &first, deeper, line.trim_start(), width);
     }
-    for (label, line) in [("fix: ", finding.fix.clone()), ("more: ", page(&finding.runbook))] {
+    for (label, line) in [
+        ("fix: ", finding.fix.clone()),
+        ("more: ", page(&finding.runbook)),
+    ] {
         if !line.is_empty() {
             let first = format!("{}{label}", " ".repeat(INDENT));
             write_hanging(text, &first, INDENT + 2, &line, width);
@@ -214,17 +234,28 @@ mod tests {
         let findings = vec![
             finding(Severity::Ok, "agent", "all is well"),
             finding(Severity::Unknown, "cross-zone", "the zone is not known"),
-            finding(Severity::Critical, "pod-ips", "no address is left for another pod on this node")
-                .because("host_local: 253 of 253 in use (100 %)")
-                .fix("Move pods elsewhere."),
+            finding(
+                Severity::Critical,
+                "pod-ips",
+                "no address is left for another pod on this node",
+            )
+            .because("host_local: 253 of 253 in use (100 %)")
+            .fix("Move pods elsewhere."),
         ];
-        render(&Report::new(&evidence, findings), &evidence, Style { width, colour })
+        render(
+            &Report::new(&evidence, findings),
+            &evidence,
+            Style { width, colour },
+        )
     }
 
     #[test]
     fn the_worst_comes_first_and_what_is_well_last() {
         let text = shown(100, false);
-        let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} in\n{text}"));
+        let at = |part: &str| {
+            text.find(part)
+                .unwrap_or_else(|| panic!("{part} in\n{text}"))
+        };
         let order = [
             "CRITICAL  no address is left for another pod on this node [pod-ips]",
             "          - host_local: 253 of 253 in use (100 %)",

@@ -43,7 +43,10 @@ impl Said {
     /// Severity and title of a check's findings.
     fn of(&self, check: &str) -> Vec<(&str, &str)> {
         let findings = self.report["findings"].as_array();
-        let of = findings.into_iter().flatten().filter(|f| f["check"] == check);
+        let of = findings
+            .into_iter()
+            .flatten()
+            .filter(|f| f["check"] == check);
         of.map(|f| {
             let text = |key: &str| f[key].as_str().unwrap_or_default();
             (text("severity"), text("title"))
@@ -95,7 +98,11 @@ fn finds(bed: &Testbed, home: &Home, check: &str, severity: &str, words: &[&str]
     let said = last.context("it was asked")?;
     found.with_context(|| {
         let findings = said.report["findings"].as_array();
-        let of: Vec<_> = findings.into_iter().flatten().filter(|f| f["check"] == check).collect();
+        let of: Vec<_> = findings
+            .into_iter()
+            .flatten()
+            .filter(|f| f["check"] == check)
+            .collect();
         format!("{of:#?}")
     })?;
     Ok(said)
@@ -139,7 +146,9 @@ fn healthy(builder: Builder, cni: &str, on_azure: bool) -> Result<()> {
         (bed.outside(), (bed.outside_ip(), 443)),
     ] {
         let server = TcpServer::echo(netns, address)?;
-        Tcp::to(server.address()).connections(5).run(client.netns())?;
+        Tcp::to(server.address())
+            .connections(5)
+            .run(client.netns())?;
         server.settle()?;
     }
     if on_azure {
@@ -172,11 +181,23 @@ fn healthy(builder: Builder, cni: &str, on_azure: bool) -> Result<()> {
         expected.push("lb-probes");
     }
     for check in expected {
-        let severities: Vec<&str> = said.of(check).into_iter().map(|(severity, _)| severity).collect();
+        let severities: Vec<&str> = said
+            .of(check)
+            .into_iter()
+            .map(|(severity, _)| severity)
+            .collect();
         assert_eq!(severities, ["ok"], "{cni}: {check}: {:?}", said.of(check));
     }
-    assert!(said.text("pod-ips", "ok").contains("pod_cidr: 3 of"), "{:?}", said.of("pod-ips"));
-    assert!(!said.text("cross-zone", "info").is_empty(), "{:?}", said.of("cross-zone"));
+    assert!(
+        said.text("pod-ips", "ok").contains("pod_cidr: 3 of"),
+        "{:?}",
+        said.of("pod-ips")
+    );
+    assert!(
+        !said.text("cross-zone", "info").is_empty(),
+        "{:?}",
+        said.of("cross-zone")
+    );
     if said.text("end-dates", "warning").is_empty() {
         assert_eq!((said.code, said.error.as_str()), (0, ""), "{cni}");
     }
@@ -227,22 +248,48 @@ fn a_range_without_an_address_left_and_leaked_addresses_are_found() -> Result<()
             fs::write(&file, format!("container-{n:03}\r\neth0"))?;
             let hour = Duration::from_hours(1);
             let age = if n < 10 { hour } else { Duration::ZERO };
-            File::options().write(true).open(&file)?.set_modified(SystemTime::now() - age)?;
+            File::options()
+                .write(true)
+                .open(&file)?
+                .set_modified(SystemTime::now() - age)?;
         }
     }
     let _api = cluster::start(&bed)?;
     let _agent = Agent::start(&bed, &home, &flags)?;
-    let said = finds(&bed, &home, "pod-ips", "critical", &["host_local: 253 of 253 in use (100 %)"])?;
+    let said = finds(
+        &bed,
+        &home,
+        "pod-ips",
+        "critical",
+        &["host_local: 253 of 253 in use (100 %)"],
+    )?;
     assert_eq!(said.code, 2);
     // Two of 2 to 9 are the pods'.
-    let said = finds(&bed, &home, "pod-ips", "warning", &["6 pod addresses are held by nobody"])?;
+    let said = finds(
+        &bed,
+        &home,
+        "pod-ips",
+        "warning",
+        &["6 pod addresses are held by nobody"],
+    )?;
     let text = said.text("pod-ips", "warning");
-    assert!(text.contains("held since 60 min for container container-00"), "{text}");
-    assert!(text.contains("10.244.0.9") && !text.contains("10.244.0.10"), "{text}");
+    assert!(
+        text.contains("held since 60 min for container container-00"),
+        "{text}"
+    );
+    assert!(
+        text.contains("10.244.0.9") && !text.contains("10.244.0.10"),
+        "{text}"
+    );
     // What the fix says to remove is where the node has it.
-    let fix = said.finding("pod-ips", "warning").map(|f| f["fix"].to_string());
+    let fix = said
+        .finding("pod-ips", "warning")
+        .map(|f| f["fix"].to_string());
     let fix = fix.unwrap_or_default();
-    assert!(fix.contains("rm /") && !fix.contains(&bed.node().root().display().to_string()), "{fix}");
+    assert!(
+        fix.contains("rm /") && !fix.contains(&bed.node().root().display().to_string()),
+        "{fix}"
+    );
     Ok(())
 }
 
@@ -256,7 +303,10 @@ fn a_service_that_waits_for_its_load_balancer_is_found() -> Result<()> {
     service["spec"]["type"] = json!("LoadBalancer");
     api.apply(service.clone());
     let _agent = Agent::start(&bed, &home, flags(&bed, &home)?)?;
-    let words = ["shop/front: pending for at least", "kubectl -n shop describe service front"];
+    let words = [
+        "shop/front: pending for at least",
+        "kubectl -n shop describe service front",
+    ];
     let said = finds(&bed, &home, "lb-pending", "warning", &words)?;
     assert_eq!(said.code, 1);
     // One that came a moment ago has its time.
@@ -265,9 +315,21 @@ fn a_service_that_waits_for_its_load_balancer_is_found() -> Result<()> {
     api.apply(young);
     service["status"]["loadBalancer"]["ingress"] = json!([{"hostname": "front.example"}]);
     api.apply(service);
-    finds(&bed, &home, "lb-pending", "info", &["shop/young: pending for"])?;
+    finds(
+        &bed,
+        &home,
+        "lb-pending",
+        "info",
+        &["shop/young: pending for"],
+    )?;
     api.delete("Service", "shop", "young");
-    finds(&bed, &home, "lb-pending", "ok", &["1 load-balanced service has a frontend"])?;
+    finds(
+        &bed,
+        &home,
+        "lb-pending",
+        "ok",
+        &["1 load-balanced service has a frontend"],
+    )?;
     Ok(())
 }
 
@@ -280,11 +342,20 @@ fn probes_that_fail_and_probes_that_fail_now_and_then_are_found() -> Result<()> 
     probed(&api, &bed);
     let _agent = Agent::start(&bed, &home, flags(&bed, &home)?)?;
     handshake::probes(&bed, Outcome::Refused, 30_123, 3)?;
-    let words = ["shop/service/probed at node port 30123: 0 answered, 3 refused", "Refused: nothing listens"];
+    let words = [
+        "shop/service/probed at node port 30123: 0 answered, 3 refused",
+        "Refused: nothing listens",
+    ];
     let said = finds(&bed, &home, "lb-probes", "critical", &words)?;
     assert_eq!(said.code, 2);
     handshake::probes(&bed, Outcome::Answered, 30_123, 2)?;
-    finds(&bed, &home, "lb-probes", "warning", &["2 answered, 3 refused"])?;
+    finds(
+        &bed,
+        &home,
+        "lb-probes",
+        "warning",
+        &["2 answered, 3 refused"],
+    )?;
     Ok(())
 }
 
@@ -300,12 +371,20 @@ fn policies_that_nothing_enforces_are_found_before_and_after_traffic() -> Result
     let mut flags = flags(&bed, &home)?;
     flags.push("--policy-grace=0s".to_owned());
     let agent = Agent::start(&bed, &home, flags)?;
-    let words = ["nothing enforces the 1 network policy here", "shop/web-policy selects 1 pod here"];
+    let words = [
+        "nothing enforces the 1 network policy here",
+        "shop/web-policy selects 1 pod here",
+    ];
     let said = finds(&bed, &home, "policy-unenforced", "critical", &words)?;
     assert_eq!(said.code, 2);
-    Tcp::to(server.address()).connections(5).run(batch.netns())?;
+    Tcp::to(server.address())
+        .connections(5)
+        .run(batch.netns())?;
     agent.settled()?;
-    let words = ["forwarded against shop/web-policy (ingress): 5 connections", "shop/batch → shop/web"];
+    let words = [
+        "forwarded against shop/web-policy (ingress): 5 connections",
+        "shop/batch → shop/web",
+    ];
     finds(&bed, &home, "policy-unenforced", "critical", &words)?;
     Ok(())
 }
@@ -313,7 +392,10 @@ fn policies_that_nothing_enforces_are_found_before_and_after_traffic() -> Result
 #[test]
 fn what_an_engine_denies_and_what_it_lets_through_when_it_has_stopped_are_found() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    let bed = Testbed::azure_overlay().engine(Engine::AzureNpm).pods(4).build()?;
+    let bed = Testbed::azure_overlay()
+        .engine(Engine::AzureNpm)
+        .pods(4)
+        .build()?;
     let (frontend, web, batch) = (bed.pod(0), bed.pod(1), bed.pod(3));
     let api = cluster::start(&bed)?;
     api.apply(web_policy());
@@ -325,7 +407,13 @@ fn what_an_engine_denies_and_what_it_lets_through_when_it_has_stopped_are_found(
     let mut flags = flags(&bed, &home)?;
     flags.push("--policy-grace=0s".to_owned());
     let _agent = Agent::start(&bed, &home, flags)?;
-    let said = finds(&bed, &home, "policy-unenforced", "ok", &["azure_npm enforces"])?;
+    let said = finds(
+        &bed,
+        &home,
+        "policy-unenforced",
+        "ok",
+        &["azure_npm enforces"],
+    )?;
     assert_eq!(said.of("policy-denials")[0].0, "ok");
 
     let dial = || connect(batch.netns(), server.address(), SOON);
@@ -341,12 +429,24 @@ fn what_an_engine_denies_and_what_it_lets_through_when_it_has_stopped_are_found(
 
     bed.stop_enforcing()?;
     assert_eq!(dial()?, Connect::Connected);
-    let words = ["azure_npm lets through what network policies deny: 1 connection", "shop/batch → shop/web"];
+    let words = [
+        "azure_npm lets through what network policies deny: 1 connection",
+        "shop/batch → shop/web",
+    ];
     let said = finds(&bed, &home, "policy-unenforced", "critical", &words)?;
     assert_eq!(said.code, 2);
     // NPM itself has an end date.
-    let dates: Vec<&str> = said.of("end-dates").into_iter().map(|(_, title)| title).collect();
-    assert!(dates.iter().any(|title| title.contains("Azure NPM") && title.contains("30 September 2028")), "{dates:?}");
+    let dates: Vec<&str> = said
+        .of("end-dates")
+        .into_iter()
+        .map(|(_, title)| title)
+        .collect();
+    assert!(
+        dates
+            .iter()
+            .any(|title| title.contains("Azure NPM") && title.contains("30 September 2028")),
+        "{dates:?}"
+    );
     Ok(())
 }
 
@@ -368,7 +468,13 @@ fn a_full_conntrack_table_and_what_it_drops_are_found() -> Result<()> {
     let _api = cluster::start(&bed)?;
     let _agent = Agent::start(&bed, &home, flags(&bed, &home)?)?;
     fill(node, limit / 100 * 85, true)?;
-    finds(&bed, &home, "conntrack", "warning", &["(85 %)", "is getting full"])?;
+    finds(
+        &bed,
+        &home,
+        "conntrack",
+        "warning",
+        &["(85 %)", "is getting full"],
+    )?;
     counters::flush_conntrack(node)?;
     fill(node, limit, true)?;
     bed.pod(0).netns().run(|| {
@@ -378,7 +484,10 @@ fn a_full_conntrack_table_and_what_it_drops_are_found() -> Result<()> {
         }
         Ok(())
     })?;
-    let words = ["the conntrack table is full: 5 packets of new connections were dropped", "(100 %)"];
+    let words = [
+        "the conntrack table is full: 5 packets of new connections were dropped",
+        "(100 %)",
+    ];
     let said = finds(&bed, &home, "conntrack", "critical", &words);
     counters::flush_conntrack(node)?;
     assert_eq!(said?.code, 2);
@@ -395,7 +504,13 @@ fn ports_that_are_used_up_and_clashes_without_random_ports_are_found() -> Result
     flags.extend(["--snat-ports=2", "--conntrack-interval=1s"].map(str::to_owned));
     let agent = Agent::start(&bed, &home, flags)?;
     let clash = mishap::named("SNAT clash").context("there is one")?;
-    let said = finds(&bed, &home, "snat-clash", "ok", &["keeps source ports (no --random-fully), and none clashed"])?;
+    let said = finds(
+        &bed,
+        &home,
+        "snat-clash",
+        "ok",
+        &["keeps source ports (no --random-fully), and none clashed"],
+    )?;
     assert_eq!(said.of("conntrack")[0].0, "ok");
     let loss = clash.play(&bed, Family::V4, 12)?;
     let failed = loss.counted.context("a counter")?.1;
@@ -406,9 +521,18 @@ fn ports_that_are_used_up_and_clashes_without_random_ports_are_found() -> Result
         "docs/runbooks/nat.md",
     ];
     finds(&bed, &home, "snat-clash", "warning", &words)?;
-    let words = [&format!("{failed} connections lost their first packet"), "insert_failed"];
+    let words = [
+        &format!("{failed} connections lost their first packet"),
+        "insert_failed",
+    ];
     finds(&bed, &home, "conntrack", "warning", &words)?;
-    finds(&bed, &home, "drops", "warning", &["cause nat", "docs/runbooks/nat.md"])?;
+    finds(
+        &bed,
+        &home,
+        "drops",
+        "warning",
+        &["cause nat", "docs/runbooks/nat.md"],
+    )?;
 
     bed.node().restore(
         Family::V4,
@@ -444,7 +568,10 @@ fn azures_ports_that_are_used_up_are_found_as_an_estimate() -> Result<()> {
         let dialled = (0..7).map(|_| TcpStream::connect(server.address()));
         Ok(dialled.collect::<Result<_, _>>()?)
     })?;
-    let words = ["ports that Azure's load balancer keeps for this node (an estimate)", "88 % of 8"];
+    let words = [
+        "ports that Azure's load balancer keeps for this node (an estimate)",
+        "88 % of 8",
+    ];
     finds(&bed, &home, "snat-ports", "warning", &words)?;
     drop(open);
     Ok(())
@@ -453,20 +580,41 @@ fn azures_ports_that_are_used_up_are_found_as_an_estimate() -> Result<()> {
 #[test]
 fn pods_that_are_masqueraded_to_pods_are_found() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    let bed = Testbed::kubenet().hairpin(Hairpin::Veth).spared([]).build()?;
+    let bed = Testbed::kubenet()
+        .hairpin(Hairpin::Veth)
+        .spared([])
+        .build()?;
     let (client, far) = (bed.pod(0), bed.remote_pod(0));
     let server = TcpServer::echo(far.netns(), (far.ip(), 8080))?;
     let home = Home::new()?;
     let _api = cluster::start(&bed)?;
     let _agent = Agent::start(&bed, &home, flags(&bed, &home)?)?;
     let said = ask(&bed, &home, &["--check", "pod-to-pod-snat"])?;
-    assert_eq!(said.of("pod-to-pod-snat"), [("unknown", "no connection between pods was seen yet")]);
+    assert_eq!(
+        said.of("pod-to-pod-snat"),
+        [("unknown", "no connection between pods was seen yet")]
+    );
     assert_eq!(said.code, 0, "what is not known fails nothing");
-    Tcp::to(server.address()).connections(3).run(client.netns())?;
-    let words = ["3 connections between pods had the node's address", "shop/frontend → ", "spares: none"];
+    Tcp::to(server.address())
+        .connections(3)
+        .run(client.netns())?;
+    let words = [
+        "3 connections between pods had the node's address",
+        "shop/frontend → ",
+        "spares: none",
+    ];
     let said = finds(&bed, &home, "pod-to-pod-snat", "warning", &words)?;
-    let dates: Vec<&str> = said.of("end-dates").into_iter().map(|(_, title)| title).collect();
-    assert!(dates.iter().any(|title| title.contains("kubenet") && title.contains("31 March 2028")), "{dates:?}");
+    let dates: Vec<&str> = said
+        .of("end-dates")
+        .into_iter()
+        .map(|(_, title)| title)
+        .collect();
+    assert!(
+        dates
+            .iter()
+            .any(|title| title.contains("kubenet") && title.contains("31 March 2028")),
+        "{dates:?}"
+    );
     Ok(())
 }
 
@@ -483,14 +631,24 @@ fn egress_with_a_pods_own_address_and_a_missing_masquerade_agent_are_found() -> 
     let mut flags = flags(&bed, &home)?;
     flags.push("--remote-pods".to_owned());
     let agent = Agent::start(&bed, &home, &flags)?;
-    Tcp::to(vm.address()).connections(4).run(bed.pod(0).netns())?;
+    Tcp::to(vm.address())
+        .connections(4)
+        .run(bed.pod(0).netns())?;
     // The fabric knows the way back to pods, which an Azure network would not.
-    let words = ["4 connections left with a pod's own address", "shop/frontend → vnet: 4 connections", "not masqueraded: 10.0.0.0/8"];
+    let words = [
+        "4 connections left with a pod's own address",
+        "shop/frontend → vnet: 4 connections",
+        "not masqueraded: 10.0.0.0/8",
+    ];
     finds(&bed, &home, "egress-snat", "warning", &words)?;
     agent.stop(Signal::SIGTERM)?;
-    bed.node().restore(Family::V4, "*nat\n-F IP-MASQ-AGENT\nCOMMIT\n")?;
+    bed.node()
+        .restore(Family::V4, "*nat\n-F IP-MASQ-AGENT\nCOMMIT\n")?;
     let _agent = Agent::start(&bed, &home, &flags)?;
-    let words = ["nothing masquerades pods on this kubenet node: they cannot reach anything outside", "azure-ip-masq-agent"];
+    let words = [
+        "nothing masquerades pods on this kubenet node: they cannot reach anything outside",
+        "azure-ip-masq-agent",
+    ];
     let said = finds(&bed, &home, "egress-snat", "critical", &words)?;
     assert_eq!(said.code, 2);
     Ok(())
@@ -507,12 +665,25 @@ fn traffic_that_crosses_zones_is_found_and_too_much_of_it_is_a_warning() -> Resu
     let mut flags = flags(&bed, &home)?;
     flags.push("--remote-pods".to_owned());
     let _agent = Agent::start(&bed, &home, flags)?;
-    Tcp::to(server.address()).connections(3).run(client.netns())?;
-    let words = ["100 % of the bytes between pods cross zones", "shop/frontend → shop/far-frontend: "];
+    Tcp::to(server.address())
+        .connections(3)
+        .run(client.netns())?;
+    let words = [
+        "100 % of the bytes between pods cross zones",
+        "shop/frontend → shop/far-frontend: ",
+    ];
     let said = finds(&bed, &home, "cross-zone", "info", &words)?;
     assert_eq!(said.code, 0, "{:#}", said.report);
-    Tcp::to(server.address()).bytes(8 << 20).run(client.netns())?;
-    finds(&bed, &home, "cross-zone", "warning", &["100 %", "MiB", "trafficDistribution"])?;
+    Tcp::to(server.address())
+        .bytes(8 << 20)
+        .run(client.netns())?;
+    finds(
+        &bed,
+        &home,
+        "cross-zone",
+        "warning",
+        &["100 %", "MiB", "trafficDistribution"],
+    )?;
     Ok(())
 }
 
@@ -524,10 +695,18 @@ fn silence_from_outside_is_found() -> Result<()> {
     let _api = cluster::start(&bed)?;
     let _agent = Agent::start(&bed, &home, flags(&bed, &home)?)?;
     handshake::to_outside(&bed, Family::V4, Outcome::Unanswered, 4)?;
-    let words = ["4 connections left the node and got no answer", "shop/frontend → internet: 4 without an answer", "az network watcher"];
+    let words = [
+        "4 connections left the node and got no answer",
+        "shop/frontend → internet: 4 without an answer",
+        "az network watcher",
+    ];
     let said = finds(&bed, &home, "unanswered", "warning", &words)?;
     assert_eq!(said.code, 1);
-    assert_eq!(said.of("drops")[0].0, "ok", "nothing was dropped on the node");
+    assert_eq!(
+        said.of("drops")[0].0,
+        "ok",
+        "nothing was dropped on the node"
+    );
     Ok(())
 }
 
@@ -540,7 +719,12 @@ fn what_a_firewall_rule_drops_is_found_with_its_runbook() -> Result<()> {
     let _agent = Agent::start(&bed, &home, flags(&bed, &home)?)?;
     let rule = mishap::named("administrator's rule").context("there is one")?;
     rule.play(&bed, Family::V4, 12)?;
-    let words = ["12 packets were dropped", "cause firewall", "docs/runbooks/firewall.md", "shop/frontend → internet"];
+    let words = [
+        "12 packets were dropped",
+        "cause firewall",
+        "docs/runbooks/firewall.md",
+        "shop/frontend → internet",
+    ];
     finds(&bed, &home, "drops", "warning", &words)?;
     // AKS keeps pods from the wireserver on every node: nobody's fault.
     let block = mishap::named("wireserver").context("there is one")?;
@@ -575,9 +759,14 @@ fn nat_beyond_its_budget_is_found() -> Result<()> {
     flags.extend(["--sample=1", "--nat-budget=0", "--nat-budget-first=0"].map(str::to_owned));
     let _agent = Agent::start(&bed, &home, flags)?;
     for server in [&near, &outside] {
-        Tcp::to(server.address()).connections(30).run(client.netns())?;
+        Tcp::to(server.address())
+            .connections(30)
+            .run(client.netns())?;
     }
-    let words = ["NAT takes longer than its budget", "pod_to_external with snat"];
+    let words = [
+        "NAT takes longer than its budget",
+        "pod_to_external with snat",
+    ];
     finds(&bed, &home, "nat-time", "warning", &words)?;
     Ok(())
 }
@@ -591,7 +780,13 @@ fn an_agent_that_knows_no_names_or_has_no_room_says_so() -> Result<()> {
         let mut flags = plan_flags(&bed);
         flags.extend(["--kubernetes=off", "--cri-socket=off"].map(str::to_owned));
         let _agent = Agent::start(&bed, &home, flags)?;
-        let said = finds(&bed, &home, "agent", "info", &["the Kubernetes API is not asked"])?;
+        let said = finds(
+            &bed,
+            &home,
+            "agent",
+            "info",
+            &["the Kubernetes API is not asked"],
+        )?;
         for check in ["lb-pending", "policy-unenforced"] {
             assert_eq!(said.of(check)[0].0, "unknown", "{check}");
         }
@@ -611,9 +806,17 @@ fn an_agent_that_knows_no_names_or_has_no_room_says_so() -> Result<()> {
     let mut flags = flags(&bed, &home)?;
     flags.push("--flow-cells=1024".to_owned());
     let _agent = Agent::start(&bed, &home, flags)?;
-    let words = ["network_policies: not listed yet", "403", "deploy/base/rbac.yaml"];
+    let words = [
+        "network_policies: not listed yet",
+        "403",
+        "deploy/base/rbac.yaml",
+    ];
     let said = finds(&bed, &home, "agent", "warning", &words)?;
-    assert!(said.text("policy-unenforced", "unknown").contains("403"), "{:?}", said.of("policy-unenforced"));
+    assert!(
+        said.text("policy-unenforced", "unknown").contains("403"),
+        "{:?}",
+        said.of("policy-unenforced")
+    );
     // More flows than there is room for.
     let client = bed.pod(0);
     let to = (bed.pod(1).ip(), 9_000);
@@ -643,11 +846,27 @@ fn without_an_agent_it_watches_for_a_while_and_leaves_nothing_behind() -> Result
     let bed = Testbed::azure_overlay().engine(Engine::AzureNpm).build()?;
     let home = Home::new()?;
     let said = ask(&bed, &home, &["--watch-for", "1s"])?;
-    assert!(said.error.contains("no agent is running: watching this node for 1 s"), "{}", said.error);
+    assert!(
+        said.error
+            .contains("no agent is running: watching this node for 1 s"),
+        "{}",
+        said.error
+    );
     assert_eq!(said.of("agent")[0].0, "info", "{:#}", said.report);
-    assert!(said.text("unanswered", "unknown").contains("after 10 s"), "{:?}", said.of("unanswered"));
-    let dates: Vec<&str> = said.of("end-dates").into_iter().map(|(_, title)| title).collect();
-    assert!(dates.iter().any(|title| title.contains("Azure NPM")), "{dates:?}");
+    assert!(
+        said.text("unanswered", "unknown").contains("after 10 s"),
+        "{:?}",
+        said.of("unanswered")
+    );
+    let dates: Vec<&str> = said
+        .of("end-dates")
+        .into_iter()
+        .map(|(_, title)| title)
+        .collect();
+    assert!(
+        dates.iter().any(|title| title.contains("Azure NPM")),
+        "{dates:?}"
+    );
     assert_eq!(said.code, 0);
     assert!(!home.socket().exists());
     assert_eq!(attached(&bed)?, Vec::<String>::new());
@@ -686,7 +905,10 @@ fn recorded_evidence_gives_the_same_report_elsewhere_and_without_a_privilege() -
         let output = command.stdin(Stdio::null()).output()?;
         let error = String::from_utf8_lossy(&output.stderr);
         ensure!(error.is_empty(), "{error}");
-        Ok((output.status.code(), serde_json::from_slice(&output.stdout)?))
+        Ok((
+            output.status.code(),
+            serde_json::from_slice(&output.stdout)?,
+        ))
     };
     let mut evidence: Value = serde_json::from_slice(&fs::read(&file)?)?;
     let (code, report) = judge(&evidence)?;
@@ -694,7 +916,9 @@ fn recorded_evidence_gives_the_same_report_elsewhere_and_without_a_privilege() -
     assert_eq!(report, said.report);
 
     // What cannot be had here: a kernel in which a program does not run.
-    let programs = evidence["agent"]["programs"].as_array_mut().context("a list")?;
+    let programs = evidence["agent"]["programs"]
+        .as_array_mut()
+        .context("a list")?;
     assert_eq!(programs.len(), 3);
     for program in programs {
         if program["program"] == "drop" {
@@ -718,7 +942,11 @@ fn recorded_evidence_gives_the_same_report_elsewhere_and_without_a_privilege() -
 #[test]
 fn a_service_keeps_its_name_on_the_way_to_the_terminal() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    let bed = Testbed::kubenet().hairpin(Hairpin::Veth).pods(4).spared([]).build()?;
+    let bed = Testbed::kubenet()
+        .hairpin(Hairpin::Veth)
+        .pods(4)
+        .spared([])
+        .build()?;
     let home = Home::new()?;
     let api = cluster::start(&bed)?;
     api.apply(web_policy());
@@ -727,7 +955,8 @@ fn a_service_keeps_its_name_on_the_way_to_the_terminal() -> Result<()> {
     api.apply(front);
     let web = bed.pod(1);
     let server = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
-    let service = bed.add_service(Service::cluster_ip("shop", "web", 80).endpoints([server.address()]))?;
+    let service =
+        bed.add_service(Service::cluster_ip("shop", "web", 80).endpoints([server.address()]))?;
     cluster::tell_service(&api, &bed, "web", &service, &[&web]);
     let mut flags = flags(&bed, &home)?;
     flags.push("--policy-grace=0s".to_owned());
@@ -746,7 +975,10 @@ fn a_service_keeps_its_name_on_the_way_to_the_terminal() -> Result<()> {
     println!("{text}");
     assert_eq!(output.status.code(), Some(2));
     let order = ["CRITICAL", "WARNING", "INFO", "NOT JUDGED", "\nOK\n"].map(|part| text.find(part));
-    assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{text}");
+    assert!(
+        order.iter().all(Option::is_some) && order.is_sorted(),
+        "{text}"
+    );
     for part in [
         "nothing enforces the 1 network policy here: every pod can reach every pod [policy-unenforced]",
         "fix: ",

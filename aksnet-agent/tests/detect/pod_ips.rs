@@ -17,7 +17,14 @@ fn read(netns: &Netns, root: &std::path::Path) -> Result<Accounts> {
         host_root: root.to_owned(),
         ..Config::default()
     };
-    netns.run(|| block_on(pod_ips::read(&config, &snapshot()?, None, &Living::default())))
+    netns.run(|| {
+        block_on(pod_ips::read(
+            &config,
+            &snapshot()?,
+            None,
+            &Living::default(),
+        ))
+    })
 }
 
 #[test]

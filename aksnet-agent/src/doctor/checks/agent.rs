@@ -50,7 +50,10 @@ fn programs(evidence: &Evidence) -> Option<Finding> {
     // Without the one that sees drops, all the rest is still right.
     let only_drops = names.iter().all(|name| *name == "drop");
     let (severity, title) = if only_drops {
-        (Severity::Warning, "drops cannot be seen on this node".to_owned())
+        (
+            Severity::Warning,
+            "drops cannot be seen on this node".to_owned(),
+        )
     } else {
         let names = names.join(", ");
         (
@@ -134,12 +137,17 @@ fn sources(evidence: &Evidence) -> Option<Finding> {
         );
     }
     // The runtime only fills in for the API.
-    let silent = agent.sources.iter().filter(|(name, source)| {
-        *name != "sandboxes" && !(source.synced && source.connected)
-    });
+    let silent = agent
+        .sources
+        .iter()
+        .filter(|(name, source)| *name != "sandboxes" && !(source.synced && source.connected));
     let lines: Vec<String> = silent
         .map(|(name, source)| {
-            let state = if source.synced { "out of touch" } else { "not listed yet" };
+            let state = if source.synced {
+                "out of touch"
+            } else {
+                "not listed yet"
+            };
             match &source.last_error {
                 Some(error) => format!("{name}: {state}: {error}"),
                 None => format!("{name}: {state}"),

@@ -31,13 +31,8 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     if let Some(blind) = blind(evidence, &["enter", "exit"]) {
         return vec![blind];
     }
-    let bytes = |scope: &str| -> Count {
-        evidence
-            .scope_bytes
-            .get(scope)
-            .copied()
-            .unwrap_or_default()
-    };
+    let bytes =
+        |scope: &str| -> Count { evidence.scope_bytes.get(scope).copied().unwrap_or_default() };
     let (crossing, zonal) = (bytes("cross_zone"), bytes("same_zone"));
     let within = bytes("same_node");
     let known = |of: fn(Count) -> u64| of(crossing) + of(zonal) + of(within);

@@ -96,7 +96,8 @@ fn seen(evidence: &Evidence, cni: &str) -> Option<Finding> {
     }
     // Answers show that somebody has a route back to pods, which is odd and no outage.
     let silent = evidence.unanswered.iter().any(|pair| {
-        let same = |a: &crate::doctor::evidence::Anomaly| (&a.src, &a.dst) == (&pair.src, &pair.dst);
+        let same =
+            |a: &crate::doctor::evidence::Anomaly| (&a.src, &a.dst) == (&pair.src, &pair.dst);
         pair.count.recent > 0 && of().any(same)
     });
     let (severity, when, shown) = match (count.recent > 0, silent) {
@@ -111,7 +112,11 @@ fn seen(evidence: &Evidence, cni: &str) -> Option<Finding> {
     let mut who: Vec<_> = of().collect();
     who.sort_by_key(|a| std::cmp::Reverse(a.connections));
     let who = who.into_iter().map(|a| {
-        let n = if count.recent > 0 { a.connections.recent } else { a.connections.total };
+        let n = if count.recent > 0 {
+            a.connections.recent
+        } else {
+            a.connections.total
+        };
         format!("{} → {}: {}", a.src, a.dst, connections(n))
     });
     Some(

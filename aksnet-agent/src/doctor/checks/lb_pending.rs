@@ -22,10 +22,15 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     let pending: Vec<&Balanced> = balanced.iter().filter(|service| service.pending).collect();
     if pending.is_empty() {
         let n = balanced.len() as u64;
-        let services = plural(n, "load-balanced service has", "load-balanced services have");
+        let services = plural(
+            n,
+            "load-balanced service has",
+            "load-balanced services have",
+        );
         return vec![Finding::ok(format!("{services} a frontend"))];
     }
-    let waits = |service: &Balanced, seconds| service.pending_before || service.pending_s >= seconds;
+    let waits =
+        |service: &Balanced, seconds| service.pending_before || service.pending_s >= seconds;
     let severity = if pending
         .iter()
         .any(|service| service.pending_s >= TOO_LONG_S)
@@ -46,7 +51,11 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         reason = "a time is shown in one unit, rounded"
     )]
     let lines = pending.iter().map(|service| {
-        let at_least = if service.pending_before { "at least " } else { "" };
+        let at_least = if service.pending_before {
+            "at least "
+        } else {
+            ""
+        };
         let for_s = ago(service.pending_s as f64);
         format!("{}: pending for {at_least}{for_s}", service.service)
     });

@@ -90,7 +90,8 @@ fn fix(failing: &[&&Probe]) -> String {
     if refused >= silent {
         "Refused: nothing listens on the port that the service's targetPort names, or it has no ready endpoint: kubectl get endpointslices."
     } else {
-        "Silence: the pod does not answer, or a policy drops the probe (kubectl exec … aksnet-agent drops --recent): 168.63.129.16 has to be let in."
+        "Silence: the service has no ready endpoint, its pod does not answer, or a policy drops the probe (168.63.129.16 has \
+         to be let in): aksnet-agent drops --recent says which."
     }
     .to_owned()
 }
@@ -105,7 +106,9 @@ fn none(evidence: &Evidence) -> Finding {
         .map(|service| service.service.as_str())
         .collect();
     if served.is_empty() {
-        return Finding::ok("no service has a frontend on the load balancer: there is nothing to probe");
+        return Finding::ok(
+            "no service has a frontend on the load balancer: there is nothing to probe",
+        );
     }
     if evidence.window_s < ENOUGH_S {
         return Finding::unknown(format!(
@@ -119,7 +122,7 @@ fn none(evidence: &Evidence) -> Finding {
     )
     .because(format!("services with a frontend: {}", served.join(", ")))
     .fix(
-        "Is the node in the load balancer's backend pool? Label node.kubernetes.io/exclude-from-external-load-balancers \
-         keeps it out; on kind there is no Azure load balancer.",
+        "A network security group that denies the service tag AzureLoadBalancer keeps them away; the label \
+         node.kubernetes.io/exclude-from-external-load-balancers keeps the node out. On kind there is no Azure load balancer.",
     )
 }

@@ -183,7 +183,10 @@ fn blind(evidence: &Evidence, needed: &[&str]) -> Option<Finding> {
         .map(|name| {
             let states = programs.iter().filter(|p| p.program == *name);
             let state = states.map(|p| p.state.clone()).next();
-            format!("program {name}: {}", state.unwrap_or_else(|| "not loaded".to_owned()))
+            format!(
+                "program {name}: {}",
+                state.unwrap_or_else(|| "not loaded".to_owned())
+            )
         })
         .collect();
     (!down.is_empty()).then(|| {

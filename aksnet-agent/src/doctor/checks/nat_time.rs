@@ -22,7 +22,11 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     if flagged.is_empty() {
         return vec![Finding::ok(format!(
             "NAT is within its budget for {}",
-            plural(evidence.nat_judged, "class of traffic", "classes of traffic")
+            plural(
+                evidence.nat_judged,
+                "class of traffic",
+                "classes of traffic"
+            )
         ))];
     }
     vec![

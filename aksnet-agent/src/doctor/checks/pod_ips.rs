@@ -121,7 +121,11 @@ fn leaked(evidence: &Evidence) -> Option<Finding> {
         )
     });
     let n = leaks.len();
-    let addresses = if n == 1 { "address is" } else { "addresses are" };
+    let addresses = if n == 1 {
+        "address is"
+    } else {
+        "addresses are"
+    };
     Some(
         Finding::new(
             Severity::Warning,

@@ -19,7 +19,11 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     };
     let count = sum(of().map(|a| a.connections));
     if count.total == 0 {
-        let judged = evidence.opened.get("pod_to_pod").copied().unwrap_or_default();
+        let judged = evidence
+            .opened
+            .get("pod_to_pod")
+            .copied()
+            .unwrap_or_default();
         return vec![if judged.total == 0 {
             Finding::unknown("no connection between pods was seen yet")
         } else {
@@ -46,7 +50,11 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     let mut who: Vec<_> = of().collect();
     who.sort_by_key(|a| std::cmp::Reverse(a.connections));
     let who = who.into_iter().map(|a| {
-        let n = if count.recent > 0 { a.connections.recent } else { a.connections.total };
+        let n = if count.recent > 0 {
+            a.connections.recent
+        } else {
+            a.connections.total
+        };
         format!("{} → {}: {}", a.src, a.dst, connections(n))
     });
     vec![

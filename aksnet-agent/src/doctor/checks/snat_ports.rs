@@ -77,7 +77,11 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
 
 fn line(ports: &Ports) -> String {
     let percent = ports.saturation * 100.0;
-    let whose = if ports.of == "azure" { "Azure's" } else { "the node's" };
+    let whose = if ports.of == "azure" {
+        "Azure's"
+    } else {
+        "the node's"
+    };
     format!(
         "{whose} {} {}: {percent:.0} % of {} towards the busiest destination",
         ports.protocol, ports.family, ports.limit

@@ -39,7 +39,10 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         return vec![if left.total == 0 {
             Finding::unknown("no connection has left the cluster yet")
         } else {
-            Finding::ok(format!("everything that left was answered {}", lately(evidence)))
+            Finding::ok(format!(
+                "everything that left was answered {}",
+                lately(evidence)
+            ))
         }];
     }
     let opened = |to: &str| evidence.opened_to.get(to).map_or(0, |count| count.recent);

@@ -55,7 +55,9 @@ pub fn read(
         Err(e) => return Some(Err(format!("{}: {e}", directory.display()))),
     };
     let leaks = leaks(root, &directory, &held, living);
-    let leaked = leaks.as_ref().map(|leaks| leaks.iter().map(|leak| leak.address).collect());
+    let leaked = leaks
+        .as_ref()
+        .map(|leaks| leaks.iter().map(|leak| leak.address).collect());
     let accounts = accounts(ipam, snapshot, &held, leaked.as_ref());
     Some(Ok((accounts, leaks.unwrap_or_default())))
 }
@@ -240,7 +242,12 @@ mod tests {
             ("lock", ""),
         ]);
         let list = list(RANGES);
-        let read = read(root.path(), Some(&list), &Snapshot::default(), &Living::default());
+        let read = read(
+            root.path(),
+            Some(&list),
+            &Snapshot::default(),
+            &Living::default(),
+        );
         let [v4, v6] = &read.unwrap().unwrap().0[..] else {
             panic!("one for each family")
         };
@@ -334,7 +341,10 @@ mod tests {
         let snapshot = Snapshot::default();
         assert_eq!(read(root.path(), None, &snapshot, &Living::default()), None);
         let azure = list(r#"{"type": "azure-cns"}"#);
-        assert_eq!(read(root.path(), Some(&azure), &snapshot, &Living::default()), None);
+        assert_eq!(
+            read(root.path(), Some(&azure), &snapshot, &Living::default()),
+            None
+        );
     }
 
     #[test]
@@ -345,7 +355,12 @@ mod tests {
         let link = root.path().join("var/lib/cni/networks/kubenet");
         std::os::unix::fs::symlink(&link, &link).unwrap();
         let list = list(RANGES);
-        let read = read(root.path(), Some(&list), &Snapshot::default(), &Living::default());
+        let read = read(
+            root.path(),
+            Some(&list),
+            &Snapshot::default(),
+            &Living::default(),
+        );
         assert!(matches!(read, Some(Err(_))), "{read:?}");
     }
 
@@ -353,7 +368,14 @@ mod tests {
     fn a_store_that_the_agent_was_not_given_is_no_account_of_none() {
         let root = tempfile::tempdir().unwrap();
         let list = list(RANGES);
-        let look = || read(root.path(), Some(&list), &Snapshot::default(), &Living::default());
+        let look = || {
+            read(
+                root.path(),
+                Some(&list),
+                &Snapshot::default(),
+                &Living::default(),
+            )
+        };
         assert!(matches!(look(), Some(Err(_))), "{:?}", look());
         // The plugin makes its network's directory with the first pod.
         fs::create_dir_all(root.path().join("var/lib/cni/networks")).unwrap();

@@ -121,9 +121,7 @@ pub async fn read(
                 None
             }
         };
-        if let Some(read) =
-            host_local::read(&root, conflist.as_ref(), &snapshot, &living)
-        {
+        if let Some(read) = host_local::read(&root, conflist.as_ref(), &snapshot, &living) {
             let read = read.map(|(read, leaks)| {
                 accounts.leaks = leaks;
                 read
