@@ -87,13 +87,12 @@ fn doctor(args: &cli::Doctor) -> Result<ExitCode, Failure> {
         commands::doctor::list()?;
         return Ok(ExitCode::SUCCESS);
     }
-    let evidence = match &args.evidence {
-        Some(path) => commands::doctor::read(path)?,
-        None => {
-            let effective = args.effective()?;
-            log_errors(&effective);
-            commands::doctor::ask(args.watch_for, &effective, wiring::load)?
-        }
+    let evidence = if let Some(path) = &args.evidence {
+        commands::doctor::read(path)?
+    } else {
+        let effective = args.effective()?;
+        log_errors(&effective);
+        commands::doctor::ask(args.watch_for, &effective, wiring::load)?
     };
     Ok(match commands::doctor::judge(args, &evidence)? {
         Severity::Ok | Severity::Unknown | Severity::Info => ExitCode::SUCCESS,

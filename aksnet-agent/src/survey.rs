@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     config::Config,
-    identify::{index::Index, object::Kind, shared::Shared},
+    identify::{index::Index, object::Kind, shared::Shared, sink::Status},
     node::{
         Context, Snapshot,
         found::{self, Found, Labels, Settings},
@@ -240,7 +240,9 @@ fn living(names: &Shared) -> Living {
     let sources = names.sources();
     let in_touch = |kind| {
         let status = sources.get(&kind);
-        status.is_some_and(|status| status.synced && status.connected)
+        // Between its list and its watch a source that never failed is as good as in touch.
+        let well = |status: &Status| status.connected || status.last_error.is_none();
+        status.is_some_and(|status| status.synced && well(status))
     };
     let index = names.read();
     let sandboxes = index.sandboxes().filter(|_| in_touch(Kind::Sandbox));

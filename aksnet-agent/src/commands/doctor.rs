@@ -2,6 +2,7 @@
 //! see for a while where none runs, or by a file.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{self, IsTerminal as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -36,10 +37,10 @@ const MAX_FILE: u64 = 64 << 20;
 pub fn list() -> Result<(), Failure> {
     let longest = CHECKS.iter().map(|check| check.name.len()).max();
     let width = longest.unwrap_or_default();
-    let lines: String = CHECKS
-        .iter()
-        .map(|check| format!("{:width$}  {}\n", check.name, check.looks_at))
-        .collect();
+    let mut lines = String::new();
+    for check in CHECKS {
+        let _ = writeln!(lines, "{:width$}  {}", check.name, check.looks_at);
+    }
     print(&lines)
 }
 

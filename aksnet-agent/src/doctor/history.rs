@@ -156,7 +156,7 @@ mod tests {
         let mut history = History::default();
         history.add(start, Tally::default(), dropped(None));
         let drop = |history: &History, now| history.kernel(Some(now), |c| c.drop);
-        let count = |total, recent| Some(Count { total, recent });
+        let count = |total, recent| Some(Count { recent, total });
         assert_eq!(drop(&history, 100), count(100, 0));
         history.note_kernel(dropped(Some(100)));
         assert_eq!(drop(&history, 103), count(103, 3));

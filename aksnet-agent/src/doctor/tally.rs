@@ -43,6 +43,9 @@ pub enum What {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally(BTreeMap<(What, Vec<String>), u64>);
 
+/// Somebody of whom no name is known, such as a pod of another node (`remote_pods`).
+pub const UNNAMED: &str = "(unnamed)";
+
 /// The metric families that a tally is taken from, each with the labels that are read.
 pub const FAMILIES: &[(&str, &[&str])] = &[
     ("aksnet_policy_denied_packets_total", DENIED),
@@ -169,11 +172,11 @@ fn dst(metric: &Metric) -> String {
     )
 }
 
-/// `namespace/workload` as far as there is one, else the bare name; `?` for nobody.
+/// `namespace/workload` as far as there is one, else the bare name; [`UNNAMED`] for somebody without.
 #[must_use]
 pub fn who(namespace: &str, workload: &str) -> String {
     match (namespace, workload) {
-        ("", "") => "?".to_owned(),
+        ("", "") => UNNAMED.to_owned(),
         ("", workload) => workload.to_owned(),
         (namespace, "") => format!("{namespace}/?"),
         (namespace, workload) => format!("{namespace}/{workload}"),
@@ -249,6 +252,6 @@ mod tests {
         assert_eq!(who("shop", "web"), "shop/web");
         assert_eq!(who("", "internet"), "internet");
         assert_eq!(who("shop", ""), "shop/?");
-        assert_eq!(who("", ""), "?");
+        assert_eq!(who("", ""), UNNAMED);
     }
 }

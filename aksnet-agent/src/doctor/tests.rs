@@ -15,6 +15,9 @@ const fn count(total: u64, recent: u64) -> Count {
     Count { recent, total }
 }
 
+/// What is otherwise than on a healthy node.
+type Change = fn(&mut Evidence);
+
 fn fact(value: &str) -> Fact {
     Fact {
         value: Some(value.to_owned()),
@@ -362,9 +365,9 @@ fn an_agent_that_is_blind_is_critical_and_one_without_drops_a_warning() {
 
 #[test]
 fn what_keeps_the_agent_from_seeing_is_told() {
-    let warnings: [(&str, fn(&mut Evidence)); 5] = [
+    let warnings: [(&str, Change); 5] = [
         ("veth1: rejected", |e| {
-            e.agent.unattached = vec!["veth1: rejected".to_owned()]
+            e.agent.unattached = vec!["veth1: rejected".to_owned()];
         }),
         ("9 packets were counted", |e| e.agent.overflow = count(9, 9)),
         ("100 %", |e| e.agent.flow_cells = 65_536),
@@ -616,7 +619,7 @@ fn ports_are_judged_by_the_busiest_destination() {
         Severity::Unknown
     );
     let no_azure = but("snat-ports", |e| {
-        e.snat_ports = Some(vec![ports("node", 0.1)])
+        e.snat_ports = Some(vec![ports("node", 0.1)]);
     });
     assert!(
         said(&no_azure).contains("Azure's are not known"),
@@ -647,7 +650,7 @@ fn pods_with_a_nodes_address_are_found_and_no_pods_are_not_judged() {
     let check = "pod-to-pod-snat";
     let with = |total, recent| {
         worst(check, |e| {
-            e.anomalies = vec![anomaly("pod_to_pod_snat", total, recent)]
+            e.anomalies = vec![anomaly("pod_to_pod_snat", total, recent)];
         })
     };
     assert_eq!(with(5, 2), Severity::Warning);
@@ -712,6 +715,11 @@ fn more_than_chance_crosses_zones() {
     assert_eq!(with(81 * mib, 19 * mib), Severity::Warning);
     assert_eq!(with(9 * mib, 0), Severity::Info, "too little to say");
     assert_eq!(with(0, 0), Severity::Unknown);
+    let elsewhere = |e: &mut Evidence| {
+        let far = count(20_000, 20_000);
+        e.scope_bytes.insert("cross_node".to_owned(), far);
+    };
+    assert_eq!(worst("cross-zone", elsewhere), Severity::Unknown);
     assert_eq!(
         worst("cross-zone", |e| e.node.zone = Fact::default()),
         Severity::Unknown

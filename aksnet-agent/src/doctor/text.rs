@@ -95,7 +95,7 @@ fn header(report: &Report, evidence: &Evidence) -> String {
     };
     let node = &evidence.node;
     format!(
-        "Node {}: CNI {}, policy engine {}, kube-proxy {}, zone {}, kernel {}. \"The last {}\" is what was watched.",
+        "Node {}: CNI {}, policy engine {}, kube-proxy {}, zone {}, kernel {}. Watched for the last {}.",
         report.node,
         told(&node.cni),
         told(&node.policy_engine),
@@ -156,6 +156,7 @@ fn summary(report: &Report) -> String {
         if n > 0 {
             let name = match severity {
                 Severity::Unknown => "not judged",
+                Severity::Warning if n > 1 => "warnings",
                 other => other.name(),
             };
             parts.push(format!("{n} {name}"));

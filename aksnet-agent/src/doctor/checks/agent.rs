@@ -6,7 +6,7 @@ pub(super) const CHECK: Check = Check {
     name: "agent",
     looks_at: "the agent itself: programs, sweeps, flow table, sources of names",
     runbook: "docs/doctor.md#agent",
-    check,
+    findings: check,
 };
 
 /// Beyond this share of its room the flow table is as good as full.

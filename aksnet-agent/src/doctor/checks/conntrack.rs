@@ -6,7 +6,7 @@ pub(super) const CHECK: Check = Check {
     name: "conntrack",
     looks_at: "entries of the conntrack table against its limit, and the kernel's counts of failed inserts, drops and evictions",
     runbook: "docs/runbooks/conntrack.md",
-    check,
+    findings: check,
 };
 
 /// Percent of the table.

@@ -7,7 +7,7 @@ pub(super) const CHECK: Check = Check {
     name: "cross-zone",
     looks_at: "the share of bytes between pods that crosses zones",
     runbook: "docs/runbooks/cross-zone.md",
-    check,
+    findings: check,
 };
 
 /// Percent. Chance alone gives 67 with three zones: more than this has another reason.
@@ -37,19 +37,27 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     let within = bytes("same_node");
     let known = |of: fn(Count) -> u64| of(crossing) + of(zonal) + of(within);
     // What is recent, unless nothing is.
-    let (of, when): (fn(Count) -> u64, String) = if known(|c| c.recent) > 0 {
+    let recent = known(|c| c.recent) + bytes("cross_node").recent;
+    let (of, when): (fn(Count) -> u64, String) = if recent > 0 {
         (|c| c.recent, lately(evidence))
     } else {
         (|c| c.total, "since the agent's start".to_owned())
     };
     let all = known(of);
-    if all == 0 {
-        let elsewhere = bytes("cross_node").total;
-        return vec![if elsewhere > 0 {
-            Finding::unknown("pods' traffic goes to nodes whose zones are not known")
-        } else {
-            Finding::unknown("no traffic between pods was seen yet")
-        }];
+    let elsewhere = of(bytes("cross_node"));
+    if all == 0 && elsewhere == 0 {
+        return vec![Finding::unknown("no traffic between pods was seen yet")];
+    }
+    if elsewhere >= all {
+        return vec![
+            Finding::unknown("most of pods' traffic goes to nodes whose zones are not known")
+                .because(format!(
+                    "{} to such nodes, {} within known zones",
+                    size(elsewhere),
+                    size(all)
+                ))
+                .fix("With remote_pods = true the agent knows the nodes of all pods."),
+        ];
     }
     let percent = share(of(crossing), all);
     let title = format!(

@@ -9,7 +9,7 @@ pub(super) const CHECK: Check = Check {
     name: "drops",
     looks_at: "packets that the kernel dropped for another cause than a policy, by cause",
     runbook: "docs/drops.md",
-    check,
+    findings: check,
 };
 
 /// Fewer packets than this in the window are noise.

@@ -6,7 +6,7 @@ pub(super) const CHECK: Check = Check {
     name: "egress-snat",
     looks_at: "connections that leave with a pod's own address from where that has no way back; a missing masquerade agent",
     runbook: "docs/runbooks/anomalies.md",
-    check,
+    findings: check,
 };
 
 /// Where pods' addresses mean nothing outside of the cluster.

@@ -6,7 +6,7 @@ pub(super) const CHECK: Check = Check {
     name: "end-dates",
     looks_at: "kubenet, Azure NPM and Basic Load Balancer, and when Azure ends them",
     runbook: "docs/doctor.md#end-dates",
-    check,
+    findings: check,
 };
 
 /// 31 March 2028, 00:00 UTC.
@@ -43,7 +43,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
             .fix("Move to Cilium: az aks update --network-dataplane cilium. Before that, try the policies with aksnet-agent explain --engine cilium."),
         );
     }
-    findings.extend(basic(evidence));
+    findings.push(basic(evidence));
     findings
 }
 
@@ -71,11 +71,11 @@ fn ending(evidence: &Evidence, (at, date): (u64, &str), what: &str) -> Finding {
 }
 
 /// A node cannot see which load balancer is in front of it, but Azure's basic one knows no zones.
-fn basic(evidence: &Evidence) -> Option<Finding> {
+fn basic(evidence: &Evidence) -> Finding {
     if evidence.node.cni.value.as_deref() == Some("kindnet") {
-        return Some(Finding::ok("a kind node: nothing here has an end date"));
+        return Finding::ok("a kind node: nothing here has an end date");
     }
-    Some(match evidence.node.zone.value.as_deref() {
+    match evidence.node.zone.value.as_deref() {
         Some(zone) if !zone.is_empty() => Finding::ok(format!(
             "the node is in zone {zone}, which Basic Load Balancer (ended {BASIC}) does not know"
         )),
@@ -83,5 +83,5 @@ fn basic(evidence: &Evidence) -> Option<Finding> {
             "whether this cluster still has Basic Load Balancer (ended {BASIC}) cannot be seen from a node in no zone"
         ))
         .fix("az aks show --query networkProfile.loadBalancerSku: it should say standard."),
-    })
+    }
 }

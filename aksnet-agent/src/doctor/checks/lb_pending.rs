@@ -7,7 +7,7 @@ pub(super) const CHECK: Check = Check {
     name: "lb-pending",
     looks_at: "services of type LoadBalancer whose status has no ingress",
     runbook: "docs/doctor.md#lb-pending",
-    check,
+    findings: check,
 };
 
 /// Azure takes up to a minute or two to make a frontend.

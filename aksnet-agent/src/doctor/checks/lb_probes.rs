@@ -7,7 +7,7 @@ pub(super) const CHECK: Check = Check {
     name: "lb-probes",
     looks_at: "health probes of Azure's load balancer, by port and what became of them",
     runbook: "docs/runbooks/lb-probes.md",
-    check,
+    findings: check,
 };
 
 /// Azure probes each 5 to 15 s: after so long there should have been some.

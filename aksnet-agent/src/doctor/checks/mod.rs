@@ -49,14 +49,14 @@ pub struct Check {
     pub looks_at: &'static str,
     /// Where more is written: a path below the repository's root.
     pub runbook: &'static str,
-    check: fn(&Evidence) -> Vec<Finding>,
+    findings: fn(&Evidence) -> Vec<Finding>,
 }
 
 impl Check {
     /// Runs it.
     #[must_use]
     pub fn run(&self, evidence: &Evidence) -> Vec<Finding> {
-        let mut findings = (self.check)(evidence);
+        let mut findings = (self.findings)(evidence);
         for finding in &mut findings {
             self.name.clone_into(&mut finding.check);
             if finding.runbook.is_empty() {

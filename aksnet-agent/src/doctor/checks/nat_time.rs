@@ -6,7 +6,7 @@ pub(super) const CHECK: Check = Check {
     name: "nat-time",
     looks_at: "what NAT adds to a packet's time on the node, against the budget",
     runbook: "docs/nat-bill.md",
-    check,
+    findings: check,
 };
 
 fn check(evidence: &Evidence) -> Vec<Finding> {

@@ -7,7 +7,7 @@ pub(super) const CHECK: Check = Check {
     name: "pod-ips",
     looks_at: "pod addresses in use, of how many, and leaked ones, by each account",
     runbook: "docs/runbooks/pod-ips.md",
-    check,
+    findings: check,
 };
 
 /// From this share on, in percent.

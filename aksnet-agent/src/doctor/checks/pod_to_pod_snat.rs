@@ -6,7 +6,7 @@ pub(super) const CHECK: Check = Check {
     name: "pod-to-pod-snat",
     looks_at: "connections between pods whose source the node replaced",
     runbook: "docs/runbooks/anomalies.md",
-    check,
+    findings: check,
 };
 
 fn check(evidence: &Evidence) -> Vec<Finding> {

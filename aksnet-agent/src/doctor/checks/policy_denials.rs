@@ -7,7 +7,7 @@ pub(super) const CHECK: Check = Check {
     name: "policy-denials",
     looks_at: "packets that network policies denied in the last minutes, by policy",
     runbook: "docs/runbooks/policy.md",
-    check,
+    findings: check,
 };
 
 fn check(evidence: &Evidence) -> Vec<Finding> {

@@ -6,7 +6,7 @@ pub(super) const CHECK: Check = Check {
     name: "policy-unenforced",
     looks_at: "network policies that select pods here, who enforces them, and what was forwarded in spite of them",
     runbook: "docs/runbooks/policy-gap.md",
-    check,
+    findings: check,
 };
 
 fn check(evidence: &Evidence) -> Vec<Finding> {
@@ -46,8 +46,12 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
             Finding::new(
                 Severity::Critical,
                 format!(
-                    "nothing enforces the {} here: every pod can reach every pod",
-                    plural(selecting, "network policy", "network policies")
+                    "{} pods here, and nothing enforces network policies: every pod can reach every pod",
+                    plural(
+                        selecting,
+                        "network policy selects",
+                        "network policies select"
+                    )
                 ),
             )
             .because(why_engine("none"))

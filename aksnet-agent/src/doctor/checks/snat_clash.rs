@@ -7,7 +7,7 @@ pub(super) const CHECK: Check = Check {
     name: "snat-clash",
     looks_at: "masquerading rules without --random-fully, while NAT ports clash",
     runbook: "docs/runbooks/nat.md",
-    check,
+    findings: check,
 };
 
 /// Below this, a clash is chance.

@@ -7,7 +7,7 @@ pub(super) const CHECK: Check = Check {
     name: "snat-ports",
     looks_at: "ports in use by source NAT towards the busiest destination: the node's, and Azure's (an estimate)",
     runbook: "docs/runbooks/snat-ports.md",
-    check,
+    findings: check,
 };
 
 /// Of the ports towards one destination.

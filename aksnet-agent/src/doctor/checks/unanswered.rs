@@ -7,7 +7,7 @@ pub(super) const CHECK: Check = Check {
     name: "unanswered",
     looks_at: "connection attempts that left the node and got no answer, by who and where to",
     runbook: "docs/runbooks/unanswered-egress.md",
-    check,
+    findings: check,
 };
 
 /// A lost SYN or two happen.

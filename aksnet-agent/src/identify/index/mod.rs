@@ -351,6 +351,7 @@ impl Index {
     }
 
     /// The ids of the sandboxes that the container runtime has; `None` as long as it has not listed them.
+    #[must_use]
     pub fn sandboxes(&self) -> Option<impl Iterator<Item = &Text>> {
         let sandboxes = &self.pods[2];
         let whole = || sandboxes.iter().filter_map(|pod| pod.whole.as_deref());

@@ -33,6 +33,9 @@ const MAX_FILE: u64 = 4096;
 /// A pod that is being made has its address before the runtime or Kubernetes tells of it: what is younger is no leak.
 const LEAK_AGE: Duration = Duration::from_mins(5);
 
+/// The account of each family, and what of them is leaked.
+pub type Account = (Vec<PodIps>, Vec<Leak>);
+
 /// Reads the account, and what of it is leaked; `None` where there is none.
 #[must_use]
 pub fn read(
@@ -40,7 +43,7 @@ pub fn read(
     conflist: Option<&Conflist>,
     snapshot: &Snapshot,
     living: &Living,
-) -> Option<Result<(Vec<PodIps>, Vec<Leak>), String>> {
+) -> Option<Result<Account, String>> {
     let list = conflist?;
     // flannel's plugin delegates to host-local with ranges of its own making, under the list's name.
     let flannel = list.plugin("flannel").map(|plugin| &plugin.ipam);
