@@ -538,9 +538,9 @@ fn ports_that_are_used_up_and_clashes_without_random_ports_are_found() -> Result
 
     bed.node().restore(
         Family::V4,
-        "*nat\n-I POSTROUTING -p tcp --dport 7777 -j MASQUERADE --to-ports 40000-40001\nCOMMIT\n",
+        "*nat\n-I POSTROUTING -p tcp --dport 7778 -j MASQUERADE --to-ports 40000-40001\nCOMMIT\n",
     )?;
-    let server = TcpServer::echo(bed.outside(), (bed.outside_ip(), 7777))?;
+    let server = TcpServer::echo(bed.outside(), (bed.outside_ip(), 7778))?;
     let open: Vec<TcpStream> = bed.pod(0).netns().run(|| {
         let dialled = (0..2).map(|_| TcpStream::connect(server.address()));
         Ok(dialled.collect::<Result<_, _>>()?)
