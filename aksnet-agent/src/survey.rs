@@ -57,6 +57,8 @@ pub struct Surveyed {
     pub own_pod_cidrs: Vec<IpNet>,
     /// Why the metadata service told nothing, if it did not.
     pub metadata: Option<String>,
+    /// Whether a load balancer of the standard SKU is in front, by the metadata service; `None`: not known.
+    pub standard_balancer: Option<bool>,
 }
 
 impl Surveyed {
@@ -77,6 +79,7 @@ impl Surveyed {
             "found": self.found.to_json(),
             "pod_ips": self.pod_ips.to_json(),
             "metadata_service": self.metadata,
+            "standard_load_balancer": self.standard_balancer,
         })
     }
 }
@@ -170,6 +173,8 @@ impl Survey {
 struct Metadata {
     compute: Option<Compute>,
     refused: Option<(Instant, String)>,
+    /// Whether a standard load balancer is in front, and when that was asked.
+    balancer: Option<(Instant, Option<bool>)>,
 }
 
 impl Metadata {
@@ -183,6 +188,21 @@ impl Metadata {
             Err(why) => self.refused = Some((Instant::now(), why)),
         }
     }
+
+    /// A load balancer may come with the first service that asks for one: "none" is asked again.
+    async fn ask_balancer(&mut self, config: &Config) {
+        let stays =
+            |(at, told): &(Instant, Option<bool>)| *told == Some(true) || at.elapsed() < ASK_AGAIN;
+        if self.compute.is_none() || self.balancer.as_ref().is_some_and(stays) {
+            return;
+        }
+        let tag = std::path::Path::new(metadata::ASSET_TAG);
+        let told = metadata::ask_balancer(config.imds, tag).await;
+        if let Err(why) = &told {
+            tracing::debug!("the metadata service does not tell of a load balancer: {why}");
+        }
+        self.balancer = Some((Instant::now(), told.ok()));
+    }
 }
 
 async fn survey(
@@ -192,6 +212,7 @@ async fn survey(
     metadata: &mut Metadata,
 ) -> Surveyed {
     metadata.ask(config).await;
+    metadata.ask_balancer(config).await;
     let (labels, kubernetes, pod_cidrs) = of_kubernetes(&names.read());
     let living = living(names);
     let settings = Settings::new(config, metadata.compute.clone());
@@ -209,6 +230,7 @@ async fn survey(
         pod_cidrs,
         own_pod_cidrs: kubernetes.map_or_else(Vec::new, |known| known.pod_cidrs),
         metadata: metadata.refused.as_ref().map(|(_, why)| why.clone()),
+        standard_balancer: metadata.balancer.and_then(|(_, told)| told),
     }
 }
 

@@ -153,6 +153,9 @@ pub struct Node {
     pub masquerade: Masquerade,
     /// The kernel's release.
     pub kernel: String,
+    /// Whether Azure's metadata service knows a standard load balancer in front: it does not know basic ones. `None`: not
+    /// known.
+    pub standard_balancer: Option<bool>,
 }
 
 /// A finding of the survey.

@@ -246,6 +246,7 @@ fn node(held: &Held<'_>) -> Node {
     node.proxy_mode = fact(proxy_mode, name);
     node.zone = fact(zone, String::clone);
     node.kernel.clone_from(kernel);
+    node.standard_balancer = surveyed.standard_balancer;
     node.masquerade = Masquerade {
         known: masquerade.value.is_some(),
         because: masquerade.evidence.clone(),

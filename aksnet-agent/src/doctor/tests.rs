@@ -71,6 +71,7 @@ fn healthy() -> Evidence {
                 because: vec!["nat chain IP-MASQ-AGENT".to_owned()],
             },
             kernel: "6.8.0-1059-azure".to_owned(),
+            standard_balancer: Some(true),
         },
         pod_ips: PodIps {
             known: true,
@@ -418,7 +419,7 @@ fn pod_addresses_run_out_at_the_limit_and_near_it() {
     });
     assert_eq!(leaked.worst, Severity::Warning);
     for words in [
-        "10.244.0.9 held since 2 h for container 0123456789abc,",
+        "10.244.0.9 held for 2 h by container 0123456789abc,",
         "rm /var/lib/cni",
     ] {
         assert!(said(&leaked).contains(words), "{leaked:?}");
@@ -812,8 +813,21 @@ fn end_dates_come_nearer() {
     assert_eq!(ended.worst, Severity::Warning);
     assert!(said(&ended).contains("that was 24 h ago"), "{ended:?}");
     assert!(said(&on(npm, now)).contains("30 September 2028"));
-    // Which load balancer it is shows from a zone only.
-    assert_eq!(worst(check, |e| e.node.zone = fact("")), Severity::Unknown);
+    // Which load balancer it is shows from a zone, or from what Azure says.
+    let balancer = |standard: Option<bool>, frontends: bool| {
+        worst(check, |e| {
+            e.node.zone = fact("");
+            e.node.standard_balancer = standard;
+            if frontends {
+                let front = e.balanced.as_mut().unwrap().first_mut().unwrap();
+                front.frontends = vec![[20, 50, 1, 1].into()];
+            }
+        })
+    };
+    assert_eq!(balancer(Some(true), true), Severity::Ok);
+    assert_eq!(balancer(Some(false), true), Severity::Warning);
+    assert_eq!(balancer(Some(false), false), Severity::Unknown);
+    assert_eq!(balancer(None, true), Severity::Unknown);
     let kind = |e: &mut Evidence| {
         e.node.cni = fact("kindnet");
         e.node.zone = fact("");

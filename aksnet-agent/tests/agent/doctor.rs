@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use xtask::testbed::{
-    Builder, Engine, Family, Hairpin, Service, Testbed,
+    Builder, Engine, Family, Hairpin, Imds, Service, Testbed,
     api::{Fault, Verb, objects},
     counters,
     enforce::{Allow, Isolation, Side},
@@ -27,6 +27,7 @@ use crate::{
     cluster,
     denied::web_policy,
     life::{Agent, BINARY, Home, attached, eventually, plan_flags, turn},
+    what_it_is::on_azure,
 };
 
 const SOON: Duration = Duration::from_millis(300);
@@ -276,11 +277,11 @@ fn a_range_without_an_address_left_and_leaked_addresses_are_found() -> Result<()
     )?;
     let text = said.text("pod-ips", "warning");
     assert!(
-        text.contains("held since 60 min for container container-00"),
+        text.contains("held for 60 min by container container-00"),
         "{text}"
     );
     assert!(
-        text.contains("10.244.0.9") && !text.contains("10.244.0.10"),
+        text.contains("10.244.0.4 held") && !text.contains("10.244.0.10"),
         "{text}"
     );
     // What the fix says to remove is where the node has it.
@@ -936,6 +937,46 @@ fn recorded_evidence_gives_the_same_report_elsewhere_and_without_a_privilege() -
     assert_eq!(severities["agent"], "warning");
     assert_eq!(severities["policy-denials"], "unknown");
     assert_eq!(severities["drops"], "unknown");
+    Ok(())
+}
+
+#[test]
+fn what_looks_like_a_basic_load_balancer_is_found() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::azure_overlay().build()?;
+    let home = Home::new()?;
+    let api = cluster::start(&bed)?;
+    probed(&api, &bed);
+    // In no zone: the label has a fault domain's number.
+    let (address, pods) = (
+        bed.node().ip().to_string(),
+        bed.node().plan().pods.v4.to_string(),
+    );
+    api.apply(objects::node(bed.node().name(), &address, &pods, "0"));
+    for (basic, severity, words) in [
+        (
+            true,
+            "warning",
+            "what looks like Basic Load Balancer, which ended on 30 September 2025",
+        ),
+        (
+            false,
+            "ok",
+            "a standard load balancer is in front of the node",
+        ),
+    ] {
+        let _service = if basic {
+            Imds::start_without_balancer(bed.azure())?
+        } else {
+            Imds::start(bed.azure(), "")?
+        };
+        let mut command = on_azure(&bed, &home);
+        command.args(flags(&bed, &home)?);
+        let mut agent = Agent::spawn(&bed, &home, &mut command)?;
+        agent.await_ready()?;
+        finds(&bed, &home, "end-dates", severity, &[words])?;
+        agent.stop(Signal::SIGTERM)?;
+    }
     Ok(())
 }
 

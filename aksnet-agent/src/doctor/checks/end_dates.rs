@@ -70,18 +70,44 @@ fn ending(evidence: &Evidence, (at, date): (u64, &str), what: &str) -> Finding {
     Finding::new(severity, format!("{what} {date} ({left})"))
 }
 
-/// A node cannot see which load balancer is in front of it, but Azure's basic one knows no zones.
+/// Which load balancer is in front shows from two things only: the basic one knows no zones, and Azure's metadata service
+/// does not know the basic one.
 fn basic(evidence: &Evidence) -> Finding {
-    if evidence.node.cni.value.as_deref() == Some("kindnet") {
+    let node = &evidence.node;
+    if node.cni.value.as_deref() == Some("kindnet") {
         return Finding::ok("a kind node: nothing here has an end date");
     }
-    match evidence.node.zone.value.as_deref() {
-        Some(zone) if !zone.is_empty() => Finding::ok(format!(
+    if let Some(zone) = node.zone.value.as_deref().filter(|zone| !zone.is_empty()) {
+        return Finding::ok(format!(
             "the node is in zone {zone}, which Basic Load Balancer (ended {BASIC}) does not know"
+        ));
+    }
+    let look = "az aks show --query networkProfile.loadBalancerSku: it should say standard.";
+    let served: Vec<&str> = evidence
+        .balanced
+        .iter()
+        .flatten()
+        .filter(|service| !service.frontends.is_empty())
+        .map(|service| service.service.as_str())
+        .collect();
+    match node.standard_balancer {
+        Some(true) => Finding::ok("a standard load balancer is in front of the node"),
+        Some(false) if !served.is_empty() => Finding::new(
+            Severity::Warning,
+            format!("services have frontends on what looks like Basic Load Balancer, which ended on {BASIC}"),
+        )
+        .because("Azure's metadata service knows no load balancer in front of this node, and it knows all but basic ones")
+        .because(format!("services with a frontend: {}", served.join(", ")))
+        .fix(format!(
+            "{look} Move: az aks update --load-balancer-sku standard (frontends' addresses change unless they are kept; see the page)."
         )),
-        _ => Finding::unknown(format!(
+        Some(false) => Finding::unknown(format!(
+            "no standard load balancer is in front of the node: none at all, or a basic one (ended {BASIC})"
+        ))
+        .fix(look),
+        None => Finding::unknown(format!(
             "whether this cluster still has Basic Load Balancer (ended {BASIC}) cannot be seen from a node in no zone"
         ))
-        .fix("az aks show --query networkProfile.loadBalancerSku: it should say standard."),
+        .fix(look),
     }
 }

@@ -19,13 +19,21 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     findings.extend(exhausted(evidence));
     findings.extend(leaked(evidence));
     for (source, why) in &ips.skipped {
+        let fix = if source == "azure_cns" {
+            "Does CNS answer at cns_url (docs/configuration.md)? Its pod: kubectl -n kube-system get pods -l k8s-app=azure-cns -o wide."
+        } else {
+            "Mount the directory into the agent's pod, below host_root (deploy/base/daemonset.yaml)."
+        };
         findings.push(
             Finding::unknown(format!("the account {source} cannot be read"))
                 .because(why)
-                .fix("Mount the directory into the agent's pod, below host_root (deploy/base/daemonset.yaml)."),
+                .fix(fix),
         );
     }
-    if !findings.is_empty() {
+    if findings
+        .iter()
+        .any(|finding| finding.severity > Severity::Unknown)
+    {
         return findings;
     }
     let limited: Vec<String> = ips
@@ -34,6 +42,9 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         .filter(|account| account.limit.is_some())
         .map(line)
         .collect();
+    if limited.is_empty() && !findings.is_empty() {
+        return findings;
+    }
     if limited.is_empty() {
         let why = if ips.known {
             "no account of pod addresses was found on this node"
@@ -42,7 +53,8 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         };
         return vec![Finding::unknown(why)];
     }
-    vec![Finding::ok(limited.join("; "))]
+    findings.push(Finding::ok(limited.join("; ")));
+    findings
 }
 
 fn line(account: &Account) -> String {
@@ -113,7 +125,7 @@ fn leaked(evidence: &Evidence) -> Option<Finding> {
     )]
     let lines = leaks.iter().map(|leak| {
         format!(
-            "{} held since {} for container {}, which does not exist ({})",
+            "{} held for {} by container {}, which does not exist ({})",
             leak.address,
             ago(now.saturating_sub(leak.since_unix_s) as f64),
             leak.container.get(..13).unwrap_or(&leak.container),
