@@ -282,6 +282,7 @@ fn living(names: &Shared) -> Living {
 mod tests {
     use super::*;
     use crate::identify::object::{Labels as ObjectLabels, Node, Object, Pod};
+    use crate::identify::sink::{Change, Sink as _};
 
     #[test]
     fn surveys_take_a_fiftieth_of_a_core_at_the_most_and_come_each_minute_at_the_least() {
@@ -346,6 +347,53 @@ mod tests {
         assert_eq!(kubernetes.pod_cidrs, ["10.244.0.0/24".parse().unwrap()]);
         let joined: Vec<String> = pod_cidrs.iter().map(ToString::to_string).collect();
         assert_eq!(joined, ["10.244.0.0/23", "10.244.9.0/24"]);
+    }
+
+    #[test]
+    fn who_lives_here_is_told_by_sources_that_are_in_touch() {
+        let shared = Shared::new(Index::new("aks-1"));
+        let sandbox = Pod {
+            kind: Kind::Sandbox,
+            ..match pod("web", false, false) {
+                Object::Pod(pod) => pod,
+                _ => unreachable!("it is a pod"),
+            }
+        };
+        for (kind, object) in [
+            (Kind::LocalPod, pod("web", false, false)),
+            (Kind::Sandbox, Object::Pod(sandbox)),
+        ] {
+            let mut changes = vec![
+                Change::Begin(kind),
+                Change::Apply(object),
+                Change::Settle(kind),
+            ];
+            shared.fold(&mut changes);
+        }
+        assert_eq!(
+            living(&shared),
+            Living::default(),
+            "no source has told how it does"
+        );
+        let status = |kind, synced, connected, error: Option<&str>| {
+            let status = Status {
+                synced,
+                connected,
+                last_error: error.map(str::to_owned),
+                ..Status::default()
+            };
+            shared.status(kind, &status);
+        };
+        status(Kind::Sandbox, true, true, None);
+        // It has listed, and is about to watch.
+        status(Kind::LocalPod, true, false, None);
+        let known = living(&shared);
+        assert_eq!(known.sandboxes, Some(["web".to_owned()].into()));
+        let address = std::net::IpAddr::from([10, 244, 0, 3]);
+        assert_eq!(known.addresses, Some([address].into()));
+        status(Kind::Sandbox, true, false, Some("no such socket"));
+        status(Kind::LocalPod, false, true, None);
+        assert_eq!(living(&shared), Living::default());
     }
 
     #[test]
