@@ -67,7 +67,7 @@ pub struct Held<'a> {
 pub fn gather(held: &Held<'_>) -> Evidence {
     let (age, before) = held.history.window(held.now);
     let tally = Tally::take(held.families);
-    let since = |what| tally.since(what, &before);
+    let since = |what| tally.since(what, before);
     let opened = |what| since(what).map(|(key, n)| (key[0].clone(), n)).collect();
     let (flagged, judged) = flagged(held.families);
     let mut evidence = Evidence {
@@ -79,7 +79,7 @@ pub fn gather(held: &Held<'_>) -> Evidence {
         pod_ips: pod_ips(held),
         balanced: balanced(held),
         policies: policies(held),
-        denials: denials(held, &tally, &before),
+        denials: denials(held, &tally, before),
         gaps: since(What::Gaps)
             .map(|(key, connections)| Gap {
                 policy: key[0].clone(),
@@ -116,9 +116,9 @@ pub fn gather(held: &Held<'_>) -> Evidence {
             })
             .collect(),
         scope_bytes: opened(What::Scope),
-        cross_zone: pairs(&tally, What::CrossZone, &before),
-        unanswered: pairs(&tally, What::Unanswered, &before),
-        probes: probes(&tally, &before),
+        cross_zone: pairs(&tally, What::CrossZone, before),
+        unanswered: pairs(&tally, What::Unanswered, before),
+        probes: probes(&tally, before),
         nat_flagged: flagged,
         nat_judged: judged,
     };

@@ -4,7 +4,7 @@
 //! Families are the contract of `docs/metrics.md`. Of the flow families only sums are kept, so that a tally is small
 //! however many flows there are.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use prometheus::proto::{Metric, MetricFamily};
 
@@ -41,7 +41,10 @@ pub enum What {
 
 /// See the module's header.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tally(BTreeMap<(What, Vec<String>), u64>);
+pub struct Tally(BTreeMap<Key, u64>);
+
+/// What is counted, and the labels' values. Tallies of one history share these, as there may be thousands.
+type Key = (What, Arc<[String]>);
 
 /// Somebody of whom no name is known, such as a pod of another node (`remote_pods`).
 pub const UNNAMED: &str = "(unnamed)";
@@ -128,11 +131,21 @@ impl Tally {
         clippy::cast_sign_loss,
         reason = "a counter is a whole number and never negative"
     )]
-    fn add(&mut self, key: (What, Vec<String>), metric: &Metric) {
+    fn add(&mut self, (what, labels): (What, Vec<String>), metric: &Metric) {
         let value = metric.get_counter().get_value() as u64;
         if value > 0 {
-            *self.0.entry(key).or_default() += value;
+            *self.0.entry((what, labels.into())).or_default() += value;
         }
+    }
+
+    /// The same, with the keys of another tally where it has them.
+    #[must_use]
+    pub fn sharing(self, other: &Self) -> Self {
+        let shared = self.0.into_iter().map(|(key, value)| {
+            let known = other.0.get_key_value(&key).map(|(known, _)| known.clone());
+            (known.unwrap_or(key), value)
+        });
+        Self(shared.collect())
     }
 
     /// All of one kind: the labels' values, the sum so far, and what was added since the tally `before`.
@@ -148,7 +161,7 @@ impl Tally {
                 total: *total,
                 recent: total.saturating_sub(then),
             };
-            (key.1.as_slice(), count)
+            (&*key.1, count)
         })
     }
 }
@@ -219,15 +232,15 @@ mod tests {
     #[test]
     fn what_is_new_is_the_difference_of_two_tallies() {
         let metrics = Metrics::new(MetricsConfig::default());
-        let key = vec!["pod_to_pod".to_owned()];
+        let key: Arc<[String]> = ["pod_to_pod".to_owned()].into();
         let mut before = Tally::take(&metrics.registry().gather());
         assert_eq!(before, Tally::default());
         before.0.insert((What::Opened, key.clone()), 5);
         let mut now = before.clone();
         now.0.insert((What::Opened, key), 7);
         now.0
-            .insert((What::Opened, vec!["node_port".to_owned()]), 2);
-        now.0.insert((What::Overflow, vec![]), 9);
+            .insert((What::Opened, ["node_port".to_owned()].into()), 2);
+        now.0.insert((What::Overflow, [].into()), 9);
         let opened: Vec<_> = now.since(What::Opened, &before).collect();
         assert_eq!(opened.len(), 2);
         assert_eq!(
@@ -245,6 +258,19 @@ mod tests {
                 recent: 2
             }
         );
+    }
+
+    #[test]
+    fn tallies_of_one_history_share_their_keys() {
+        let one = |n| Tally([((What::Opened, ["node_port".to_owned()].into()), n)].into());
+        let (first, second): (Tally, Tally) = (one(1), one(2));
+        let shared = second.clone().sharing(&first);
+        assert_eq!(shared, second);
+        let labels = |tally: &Tally| tally.0.keys().map(|(_, labels)| labels.clone()).next();
+        let (Some(a), Some(b)) = (labels(&first), labels(&shared)) else {
+            panic!("both have a key")
+        };
+        assert!(Arc::ptr_eq(&a, &b));
     }
 
     #[test]
