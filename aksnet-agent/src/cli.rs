@@ -1,7 +1,10 @@
 //! The command line. The settings' flags are made from the table in [`crate::config::settings`]; what is
 //! written here are the commands and what belongs to one command alone.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{
     Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand, ValueEnum,
@@ -12,11 +15,12 @@ use crate::{
     classify::Class,
     collect::cause::Cause,
     config::{
-        Effective, file,
+        Effective, duration, file,
         merge::{self, Given, Place},
         settings::{Arity, SETTINGS, Setting},
         suggest::hint,
     },
+    doctor::CHECKS,
     exit::{Exit, Failure, OrExit},
     explain::question::Asked,
     flowlog::Filter,
@@ -38,7 +42,7 @@ pub const REVISION: &str = match option_env!("AKSNET_REVISION") {
     disable_version_flag = true,
     after_help = "Exit codes: 0 ok, 64 bad flag or variable, 65 bad manifest or capture, 66 no such file or interface, 69 no agent, \
                   70 programs refused, 71 system call failed, 72 no BTF, 73 address or socket taken, \
-                  77 not permitted, 78 bad config file; `explain`: 0 allowed, 1 denied, 2 not determined.\n\
+                  77 not permitted, 78 bad config file; `explain`: 0 allowed, 1 denied, 2 not determined; `doctor`: 1 warning, 2 critical.\n\
                   Every flag of `run` is also a key of the config file (pod_cidr) and an environment \
                   variable (AKSNET_POD_CIDR); flag wins over variable over file."
 )]
@@ -68,6 +72,8 @@ pub enum Action {
     Replay(Replay),
     /// Say whether network policies let one pod reach another, and why: from manifests, or from the API
     Explain(Explain),
+    /// Look for the common faults of this node's networking: what is wrong, why, and what to do
+    Doctor(Doctor),
     /// Print the effective config as a config file, each value with its origin, and exit
     Config(Settings),
     /// Print completions for a shell, e.g. `source <(aksnet-agent completions bash)`
@@ -260,8 +266,8 @@ pub struct Record {
     #[arg(long)]
     pub force: bool,
     /// Stop after this time, e.g. 5m [default: go on until interrupted]
-    #[arg(long = "for", value_name = "TIME", value_parser = record_time)]
-    pub duration: Option<std::time::Duration>,
+    #[arg(long = "for", value_name = "TIME", value_parser = duration::parse)]
+    pub duration: Option<Duration>,
     /// Stop after so many records
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
@@ -271,10 +277,6 @@ pub struct Record {
     /// Where from.
     #[command(flatten)]
     pub source: FlowSource,
-}
-
-fn record_time(text: &str) -> Result<std::time::Duration, String> {
-    crate::config::duration::parse(text)
 }
 
 /// The flags of `replay`: those of `run` that say what addresses are, and its own.
@@ -318,6 +320,46 @@ pub struct Replay {
 fn captured(mut effective: Effective, capture: bool) -> Result<Effective, Failure> {
     effective.config.capture |= capture;
     Ok(effective)
+}
+
+/// The flags of `doctor`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Exit codes: 0 nothing worse than info, 1 warning, 2 critical; what cannot be judged fails nothing. \
+                  64 and above: it could not look (see docs/exit-codes.md).\n\n\
+                  A recorded evidence file holds names of workloads, policies and services, and some addresses: of load \
+                  balancers, of leaked pod addresses, of masquerading rules, and where a drop's reason names them."
+)]
+pub struct Doctor {
+    /// Print the report as a JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Only these checks; repeatable, or separated by commas
+    #[arg(long = "check", value_name = "NAME", value_delimiter = ',', value_parser = check)]
+    pub checks: Vec<String>,
+    /// Print the checks and what they look at, and exit
+    #[arg(long)]
+    pub list: bool,
+    /// Judge this recorded evidence; needs neither an agent nor a privilege
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["record", "watch_for", "socket"])]
+    pub evidence: Option<PathBuf>,
+    /// Write the evidence to this file, too, for a support case
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// How long to watch when no agent runs: an unanswered connection shows after 10 s
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = duration::parse)]
+    pub watch_for: Duration,
+    /// The running agent's socket [default: as `run` would have it]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE", env = "AKSNET_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+fn check(text: &str) -> Result<String, String> {
+    let names: Vec<&str> = CHECKS.iter().map(|check| check.name).collect();
+    one_of("check", text, &names)
 }
 
 fn cause(text: &str) -> Result<Cause, String> {
@@ -507,6 +549,16 @@ impl Top {
 
 impl Drops {
     /// The effective config of programs that `drops` loads itself.
+    ///
+    /// # Errors
+    /// As [`Settings::effective`].
+    pub fn effective(&self) -> Result<Effective, Failure> {
+        with_socket(self.config.as_deref(), self.socket.as_deref())
+    }
+}
+
+impl Doctor {
+    /// The effective config of programs that `doctor` loads itself.
     ///
     /// # Errors
     /// As [`Settings::effective`].

@@ -36,6 +36,11 @@ pub const DENIED: u8 = 1;
 /// Whether they do depends on what is not known.
 pub const UNDETERMINED: u8 = 2;
 
+/// `doctor` found something that loses packets or will, and nothing worse.
+pub const WARNING: u8 = 1;
+/// `doctor` found pods that are cut off, or not protected as they should be.
+pub const CRITICAL: u8 = 2;
+
 impl Exit {
     /// All, for the documentation's test.
     pub const ALL: [Self; 11] = [
@@ -116,7 +121,10 @@ mod tests {
     fn every_code_is_documented() {
         let page = include_str!("../../docs/exit-codes.md");
         let failures = Exit::ALL.map(Exit::code);
-        for code in failures.into_iter().chain([DENIED, UNDETERMINED]) {
+        for code in failures
+            .into_iter()
+            .chain([DENIED, UNDETERMINED, WARNING, CRITICAL])
+        {
             assert!(
                 page.contains(&format!("| {code} |")),
                 "{code} has no row in docs/exit-codes.md"

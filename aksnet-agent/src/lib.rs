@@ -53,6 +53,9 @@ pub mod flowlog;
 // The same, and the metrics, for an OpenTelemetry collector.
 pub mod otlp;
 
+// What is wrong with the node, and what to do.
+pub mod doctor;
+
 // 7. How it is doing, over HTTP and over the local socket.
 pub mod board;
 

@@ -6,6 +6,7 @@ use aksnet_agent::{
     cli::{self, Action, Cli, REVISION, VERSION},
     commands,
     config::{Config, Effective, Origin, merge},
+    doctor::Severity,
     exit::{self, Exit, Failure},
     logging,
     policy::evaluate::Outcome,
@@ -98,12 +99,32 @@ fn act(cli: Cli) -> Result<ExitCode, Failure> {
             commands::replay::replay(&args, &effective.config)?;
             Ok(ExitCode::SUCCESS)
         }
+        Some(Action::Doctor(args)) => doctor(&args),
         Some(Action::Explain(args)) => Ok(match commands::explain::explain(&args)? {
             Outcome::Allowed => ExitCode::SUCCESS,
             Outcome::Denied => exit::DENIED.into(),
             Outcome::Undetermined => exit::UNDETERMINED.into(),
         }),
     }
+}
+
+fn doctor(args: &cli::Doctor) -> Result<ExitCode, Failure> {
+    if args.list {
+        commands::doctor::list()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let evidence = if let Some(path) = &args.evidence {
+        commands::doctor::read(path)?
+    } else {
+        let effective = args.effective()?;
+        log_errors(&effective);
+        commands::doctor::ask(args.watch_for, &effective, wiring::load)?
+    };
+    Ok(match commands::doctor::judge(args, &evidence)? {
+        Severity::Ok | Severity::Unknown | Severity::Info => ExitCode::SUCCESS,
+        Severity::Warning => exit::WARNING.into(),
+        Severity::Critical => exit::CRITICAL.into(),
+    })
 }
 
 /// The terminal is for rows; what the agent has to say is in the way unless asked for.

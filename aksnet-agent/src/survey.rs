@@ -16,12 +16,12 @@ use tokio::{
 
 use crate::{
     config::Config,
-    identify::{index::Index, shared::Shared},
+    identify::{index::Index, object::Kind, shared::Shared, sink::Status},
     node::{
         Context, Snapshot,
         found::{self, Found, Labels, Settings},
         metadata::{self, Compute},
-        pod_ips::{self, Accounts, Kubernetes},
+        pod_ips::{self, Accounts, Kubernetes, Living},
     },
     sources::Sources,
 };
@@ -57,6 +57,8 @@ pub struct Surveyed {
     pub own_pod_cidrs: Vec<IpNet>,
     /// Why the metadata service told nothing, if it did not.
     pub metadata: Option<String>,
+    /// Whether a load balancer of the standard SKU is in front, by the metadata service; `None`: not known.
+    pub standard_balancer: Option<bool>,
 }
 
 impl Surveyed {
@@ -77,6 +79,7 @@ impl Surveyed {
             "found": self.found.to_json(),
             "pod_ips": self.pod_ips.to_json(),
             "metadata_service": self.metadata,
+            "standard_load_balancer": self.standard_balancer,
         })
     }
 }
@@ -170,6 +173,8 @@ impl Survey {
 struct Metadata {
     compute: Option<Compute>,
     refused: Option<(Instant, String)>,
+    /// Whether a standard load balancer is in front, and when that was asked.
+    balancer: Option<(Instant, Option<bool>)>,
 }
 
 impl Metadata {
@@ -183,6 +188,21 @@ impl Metadata {
             Err(why) => self.refused = Some((Instant::now(), why)),
         }
     }
+
+    /// A load balancer may come with the first service that asks for one: "none" is asked again.
+    async fn ask_balancer(&mut self, config: &Config) {
+        let stays =
+            |(at, told): &(Instant, Option<bool>)| *told == Some(true) || at.elapsed() < ASK_AGAIN;
+        if self.compute.is_none() || self.balancer.as_ref().is_some_and(stays) {
+            return;
+        }
+        let tag = std::path::Path::new(metadata::ASSET_TAG);
+        let told = metadata::ask_balancer(config.imds, tag).await;
+        if let Err(why) = &told {
+            tracing::debug!("the metadata service does not tell of a load balancer: {why}");
+        }
+        self.balancer = Some((Instant::now(), told.ok()));
+    }
 }
 
 async fn survey(
@@ -192,7 +212,9 @@ async fn survey(
     metadata: &mut Metadata,
 ) -> Surveyed {
     metadata.ask(config).await;
+    metadata.ask_balancer(config).await;
     let (labels, kubernetes, pod_cidrs) = of_kubernetes(&names.read());
+    let living = living(names);
     let settings = Settings::new(config, metadata.compute.clone());
     let looked = {
         let snapshot = snapshot.clone();
@@ -204,10 +226,11 @@ async fn survey(
     };
     Surveyed {
         found,
-        pod_ips: pod_ips::read(config, snapshot, kubernetes.as_ref()).await,
+        pod_ips: pod_ips::read(config, snapshot, kubernetes.as_ref(), &living).await,
         pod_cidrs,
         own_pod_cidrs: kubernetes.map_or_else(Vec::new, |known| known.pod_cidrs),
         metadata: metadata.refused.as_ref().map(|(_, why)| why.clone()),
+        standard_balancer: metadata.balancer.and_then(|(_, told)| told),
     }
 }
 
@@ -230,15 +253,36 @@ fn of_kubernetes(index: &Index) -> (Option<Labels>, Option<Kubernetes>, Vec<IpNe
     let kubernetes = Kubernetes {
         pod_cidrs: node.pod_cidrs.clone(),
         pods: pods as u64,
-        sandboxes: None,
     };
     (Some(labels.collect()), Some(kubernetes), pod_cidrs)
+}
+
+/// Who can have a pod address. A source that is out of touch does not know who is new.
+fn living(names: &Shared) -> Living {
+    let sources = names.sources();
+    let in_touch = |kind| {
+        let status = sources.get(&kind);
+        // Between its list and its watch a source that never failed is as good as in touch.
+        let well = |status: &Status| status.connected || status.last_error.is_none();
+        status.is_some_and(|status| status.synced && well(status))
+    };
+    let index = names.read();
+    let sandboxes = index.sandboxes().filter(|_| in_touch(Kind::Sandbox));
+    let pods = index.pods_on_node();
+    Living {
+        sandboxes: sandboxes.map(|ids| ids.map(ToString::to_string).collect()),
+        addresses: in_touch(Kind::LocalPod).then(|| {
+            let addresses = pods.flat_map(|pod| &pod.addresses);
+            addresses.map(|address| (*address).into()).collect()
+        }),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identify::object::{Kind, Labels as ObjectLabels, Node, Object, Pod};
+    use crate::identify::object::{Labels as ObjectLabels, Node, Object, Pod};
+    use crate::identify::sink::{Change, Sink as _};
 
     #[test]
     fn surveys_take_a_fiftieth_of_a_core_at_the_most_and_come_each_minute_at_the_least() {
@@ -303,6 +347,53 @@ mod tests {
         assert_eq!(kubernetes.pod_cidrs, ["10.244.0.0/24".parse().unwrap()]);
         let joined: Vec<String> = pod_cidrs.iter().map(ToString::to_string).collect();
         assert_eq!(joined, ["10.244.0.0/23", "10.244.9.0/24"]);
+    }
+
+    #[test]
+    fn who_lives_here_is_told_by_sources_that_are_in_touch() {
+        let shared = Shared::new(Index::new("aks-1"));
+        let sandbox = Pod {
+            kind: Kind::Sandbox,
+            ..match pod("web", false, false) {
+                Object::Pod(pod) => pod,
+                _ => unreachable!("it is a pod"),
+            }
+        };
+        for (kind, object) in [
+            (Kind::LocalPod, pod("web", false, false)),
+            (Kind::Sandbox, Object::Pod(sandbox)),
+        ] {
+            let mut changes = vec![
+                Change::Begin(kind),
+                Change::Apply(object),
+                Change::Settle(kind),
+            ];
+            shared.fold(&mut changes);
+        }
+        assert_eq!(
+            living(&shared),
+            Living::default(),
+            "no source has told how it does"
+        );
+        let status = |kind, synced, connected, error: Option<&str>| {
+            let status = Status {
+                synced,
+                connected,
+                last_error: error.map(str::to_owned),
+                ..Status::default()
+            };
+            shared.status(kind, &status);
+        };
+        status(Kind::Sandbox, true, true, None);
+        // It has listed, and is about to watch.
+        status(Kind::LocalPod, true, false, None);
+        let known = living(&shared);
+        assert_eq!(known.sandboxes, Some(["web".to_owned()].into()));
+        let address = std::net::IpAddr::from([10, 244, 0, 3]);
+        assert_eq!(known.addresses, Some([address].into()));
+        status(Kind::Sandbox, true, false, Some("no such socket"));
+        status(Kind::LocalPod, false, true, None);
+        assert_eq!(living(&shared), Living::default());
     }
 
     #[test]

@@ -27,10 +27,16 @@ use crate::{
     commands::top::json_lines,
     config::{BpfLog, Config},
     conntrack::fullness,
+    doctor::{
+        Evidence,
+        gather::{self, Held},
+        history::History,
+        tally::Tally,
+    },
     droplog::{DropLog, symbols::Places},
     exit::{Exit, Failure, OrExit},
     flowlog::{Filter, FlowLog, FlowRecord},
-    identify::shared,
+    identify::{object::Kind, shared},
     metrics::{Metrics, ProgramRuns},
     node::{Node, interface::Interface},
     otlp,
@@ -191,6 +197,10 @@ struct Inner<S> {
     engine: Engine,
     /// Whether connections were ever tracked here: netfilter does so from the first rule on that asks for it.
     tracking: bool,
+    /// The latest survey.
+    surveyed: Option<Surveyed>,
+    /// What was counted in the last minutes, for `doctor`.
+    history: History,
 }
 
 impl<S: Counting> Accounts<S> {
@@ -225,6 +235,8 @@ impl<S: Counting> Accounts<S> {
             places: Places::default(),
             engine: Engine::Kubernetes,
             tracking: false,
+            surveyed: None,
+            history: History::default(),
         })));
         (accounts, metrics)
     }
@@ -280,6 +292,27 @@ impl<S: Counting> Inner<S> {
             translations: None,
         };
         metrics.count_snat_connections(&whois, now, clients);
+        drop(index);
+        self.remember();
+    }
+
+    /// Notes what `doctor` compares the present with.
+    fn remember(&mut self) {
+        let now = Instant::now();
+        let kernel = self.sources.conntrack.snapshot().counters;
+        if self.history.is_due(now) {
+            let families = self.collector.metrics().registry().gather();
+            self.history.add(now, Tally::take(&families), kernel);
+        }
+        self.history.note_kernel(kernel);
+        let index = self.sources.names.read();
+        if index.synced(Kind::Service) {
+            let pending = index
+                .services()
+                .filter(|s| s.load_balancer && !s.has_ingress);
+            self.history
+                .note_pending(now, pending.map(gather::service_key));
+        }
     }
 
     /// What a drop's cause depends on besides the drop.
@@ -419,6 +452,7 @@ impl<S: Counting> Sweeper for Accounts<S> {
         let metrics = inner.collector.metrics();
         metrics.set_node(&inner.sources.node_name, &surveyed.found);
         metrics.set_pod_ips(&surveyed.pod_ips.accounts);
+        inner.surveyed = Some(surveyed.clone());
     }
 
     fn tables(&self) -> Value {
@@ -481,6 +515,27 @@ impl<S: Counting> LiveSource for Accounts<S> {
 
     fn open(&self) -> Box<dyn TopReader> {
         Box::new(self.clone())
+    }
+
+    fn evidence(&self) -> Evidence {
+        let mut inner = self.lock();
+        // What is counted at longer intervals is as old as that.
+        inner.slow = None;
+        inner.look_around(false);
+        let families = inner.collector.metrics().registry().gather();
+        let index = inner.sources.names.read();
+        gather::gather(&Held {
+            families: &families,
+            history: &inner.history,
+            now: Instant::now(),
+            index: &index,
+            moment: shared::now(),
+            sources: &inner.sources.names.sources(),
+            conntrack: &inner.sources.conntrack.snapshot(),
+            surveyed: inner.surveyed.as_ref(),
+            records: &inner.drops.recent(),
+            node_name: &inner.sources.node_name,
+        })
     }
 }
 

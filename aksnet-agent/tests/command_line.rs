@@ -157,3 +157,55 @@ fn without_capabilities_it_says_which_and_how_to_get_them() {
     assert!(error.contains("CAP_NET_ADMIN"), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
 }
+
+#[test]
+fn the_doctor_lists_its_checks_and_suggests_the_one_that_was_meant() {
+    let output = agent(&["doctor", "--list"], &[]);
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("\nsnat-clash "), "{text}");
+    assert!(text.lines().count() > 12, "{text}");
+    let (code, error) = fails(&["doctor", "--check", "contrack"], &[]);
+    assert_eq!(code, 64);
+    assert!(error.contains("did you mean 'conntrack'?"), "{error}");
+}
+
+#[test]
+fn evidence_is_judged_by_whoever_has_it_and_anything_else_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("evidence.json");
+    let path = file.to_str().unwrap();
+    let judge = ["doctor", "--evidence", path];
+    let (code, error) = fails(&judge, &[]);
+    assert_eq!(code, 66);
+    assert!(error.contains("cannot read the evidence file"), "{error}");
+    for (text, says) in [
+        ("", "no evidence as `doctor --record` writes it"),
+        ("[]", "no evidence as `doctor --record` writes it"),
+        (r#"{"findings": []}"#, "it has no schema"),
+        (r#"{"schema": 99}"#, "schema 99 is of a newer agent"),
+        (r#"{"schema": 1, "drops": 3}"#, "no evidence as"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let (code, error) = fails(&judge, &[]);
+        assert_eq!(code, 65, "{text}");
+        assert!(error.contains(says) && error.contains(path), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    // Full: two of every hundred entries are left.
+    let conntrack = r#"{"entries": 98, "limit": 100, "statistics_known": true}"#;
+    let evidence =
+        format!(r#"{{"schema": 1, "node": {{"name": "aks-1"}}, "conntrack": {conntrack}}}"#);
+    std::fs::write(&file, evidence).unwrap();
+    let output = agent(&[&judge[..], &["--check", "conntrack"]].concat(), &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "Node aks-1: ",
+        "CRITICAL  the conntrack table",
+        "98 of 100 entries in use (98 %)",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    assert!(!text.contains('\x1b'), "{text:?}");
+}

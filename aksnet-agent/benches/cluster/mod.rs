@@ -100,6 +100,7 @@ fn service(n: u32) -> Service {
         ports: vec![port(80), port(443)],
         local: false,
         load_balancer: false,
+        has_ingress: false,
         health_check_port: 0,
         source_ranges: Vec::new(),
         selector: [("app".into(), format!("app-{n:05}").into())].into(),

@@ -16,6 +16,8 @@ pub mod replay;
 
 pub mod manual;
 
+pub mod doctor;
+
 mod alone;
 
 use tokio::signal::unix::{SignalKind, signal};

@@ -148,6 +148,8 @@ pub struct Service {
     pub local: bool,
     /// Type `LoadBalancer`, whether it has a frontend yet or not.
     pub load_balancer: bool,
+    /// `status.loadBalancer.ingress` is not empty: an address or a host name was assigned.
+    pub has_ingress: bool,
     /// `spec.healthCheckNodePort`; 0: none.
     pub health_check_port: u16,
     /// `spec.loadBalancerSourceRanges`: who may come by the frontends; empty: anybody. An entry that cannot be read is

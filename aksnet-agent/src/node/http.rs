@@ -23,12 +23,37 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    match answer(server, request, most, patience).await? {
+        (hyper::StatusCode::OK, body) => Ok(body),
+        (status, _) => Err(format!("{server} answered {status}")),
+    }
+}
+
+/// The same, for a server whose refusals mean something: gives the status, too, whatever it is.
+///
+/// # Errors
+/// Says what went wrong: refused, too slow, too long.
+pub(super) async fn answer<B>(
+    server: SocketAddr,
+    request: Request<B>,
+    most: usize,
+    patience: Duration,
+) -> Result<(hyper::StatusCode, Bytes), String>
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     tokio::time::timeout(patience, talk(server, request, most))
         .await
         .unwrap_or_else(|_| Err(format!("{server} has not answered in {patience:?}")))
 }
 
-async fn talk<B>(server: SocketAddr, request: Request<B>, most: usize) -> Result<Bytes, String>
+async fn talk<B>(
+    server: SocketAddr,
+    request: Request<B>,
+    most: usize,
+) -> Result<(hyper::StatusCode, Bytes), String>
 where
     B: Body + Send + 'static,
     B::Data: Send,
@@ -42,12 +67,10 @@ where
         .map_err(|e| e.to_string())?;
     let answer = async {
         let answer = sender.send_request(request).await.map_err(told)?;
-        if answer.status() != hyper::StatusCode::OK {
-            return Err(format!("{server} answered {}", answer.status()));
-        }
+        let status = answer.status();
         let body = Limited::new(answer.into_body(), most);
         let body = body.collect().await.map_err(|e| e.to_string())?;
-        Ok(body.to_bytes())
+        Ok((status, body.to_bytes()))
     };
     // The connection is driven while the answer is awaited; when one ends, so does the other.
     tokio::pin!(answer, connection);

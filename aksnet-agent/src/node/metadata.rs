@@ -1,5 +1,6 @@
 //! Azure's *instance metadata service*: an HTTP server at 169.254.169.254 that tells a virtual machine about
-//! itself. Asked for one thing, the zone, and only by a machine that says it is Azure's.
+//! itself. Asked for the zone and for whether a standard load balancer is in front, and only by a machine that says it is
+//! Azure's.
 //!
 //! Never through a proxy: the connection is made to the address itself, and nothing in the environment is
 //! looked at. Documentation: learn.microsoft.com/azure/virtual-machines/instance-metadata-service.
@@ -24,6 +25,10 @@ pub const AZURE: &str = "7783-7084-3265-9085-8269-3286-77";
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
 const PATH: &str = "/metadata/instance/compute?api-version=2021-02-01&format=json";
+const BALANCER: &str = "/metadata/loadbalancer?api-version=2020-10-01&format=json";
+/// What stands in its answer where there is none, or a basic one: learn.microsoft.com/azure/load-balancer,
+/// troubleshoot-load-balancer-imds.
+const NO_BALANCER: &str = "No load balancer metadata is found";
 /// The answer has some kilobytes; tags can make it longer.
 const MAX_ANSWER: usize = 256 << 10;
 
@@ -72,25 +77,57 @@ pub fn is_azure(asset_tag: &Path) -> bool {
     read_up_to(asset_tag, 4096).is_ok_and(|tag| tag.trim_ascii() == AZURE.as_bytes())
 }
 
-/// Asks, if the setting allows it and the machine is Azure's. Takes [`PATIENCE`] at the longest.
-///
-/// # Errors
-/// Says why nothing is known: not asked, refused, too slow, not understood.
-pub async fn ask(setting: Imds, asset_tag: &Path) -> Result<Compute, String> {
+/// Whether it may be asked.
+fn allowed(setting: Imds, asset_tag: &Path) -> Result<(), String> {
     if setting == Imds::Off {
         return Err("not asked, as configured".to_owned());
     }
     if !is_azure(asset_tag) {
         return Err("not asked: this machine does not say that it is on Azure".to_owned());
     }
-    let server = SocketAddr::new(IpAddr::V4(plan::METADATA), 80);
-    let request = hyper::Request::get(PATH)
+    Ok(())
+}
+
+fn server() -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(plan::METADATA), 80)
+}
+
+fn request(path: &str) -> Result<hyper::Request<Empty<bytes::Bytes>>, String> {
+    hyper::Request::get(path)
         .header("Host", plan::METADATA.to_string())
         .header("Metadata", "true")
-        .body(Empty::<bytes::Bytes>::new())
-        .map_err(|e| e.to_string())?;
-    let body = http::exchange(server, request, MAX_ANSWER, PATIENCE).await?;
+        .body(Empty::new())
+        .map_err(|e| e.to_string())
+}
+
+/// Asks, if the setting allows it and the machine is Azure's. Takes [`PATIENCE`] at the longest.
+///
+/// # Errors
+/// Says why nothing is known: not asked, refused, too slow, not understood.
+pub async fn ask(setting: Imds, asset_tag: &Path) -> Result<Compute, String> {
+    allowed(setting, asset_tag)?;
+    let body = http::exchange(server(), request(PATH)?, MAX_ANSWER, PATIENCE).await?;
     Compute::parse(&body)
+}
+
+/// Asks whether a load balancer of the standard SKU is in front of the machine; the service does not know any other.
+/// False: none is, or it is a basic one.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn ask_balancer(setting: Imds, asset_tag: &Path) -> Result<bool, String> {
+    allowed(setting, asset_tag)?;
+    let asked = http::answer(server(), request(BALANCER)?, MAX_ANSWER, PATIENCE).await?;
+    match asked {
+        (hyper::StatusCode::OK, _) => Ok(true),
+        // It also has a 404 for "not available right now".
+        (hyper::StatusCode::NOT_FOUND, body)
+            if String::from_utf8_lossy(&body).contains(NO_BALANCER) =>
+        {
+            Ok(false)
+        }
+        (status, _) => Err(format!("asked for the load balancer, it answered {status}")),
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::protocol::{Answer, DropsQuery, FlowsQuery, Request, TopQuery};
 use crate::{
+    doctor::Evidence,
     droplog::News,
     exit::{Exit, Failure, OrExit},
     flowlog,
@@ -123,6 +124,18 @@ impl Client {
         self.ask(&Request::Status)?;
         match self.hear()? {
             Answer::Status(status) => Ok(status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What `doctor` judges by.
+    ///
+    /// # Errors
+    /// When the agent has gone.
+    pub fn evidence(mut self) -> Result<Evidence, Failure> {
+        self.ask(&Request::Doctor)?;
+        match self.hear()? {
+            Answer::Evidence(evidence) => Ok(*evidence),
             other => Err(unexpected(&other)),
         }
     }

@@ -12,6 +12,8 @@
 //! < "done"                            no more follow
 //! > "session"
 //! < {"session":{...}}                 what a recording begins with
+//! > "doctor"
+//! < {"evidence":{...}}
 //! > "status"
 //! < {"status":{...}}
 //! < {"error":"..."}                   to anything else
@@ -24,6 +26,7 @@ use serde_json::Value;
 
 use crate::{
     cli::Sort,
+    doctor::Evidence,
     droplog::{DropLog, DropRecord},
     flowlog::{Filter, FlowLog, FlowRecord},
 };
@@ -42,6 +45,8 @@ pub enum Request {
     Session,
     /// What `/status` shows.
     Status,
+    /// What `doctor` judges by.
+    Doctor,
 }
 
 /// Which rows, how often.
@@ -110,6 +115,8 @@ pub enum Answer {
     Missed(u64),
     /// What `/status` shows.
     Status(Value),
+    /// What `doctor` judges by.
+    Evidence(Box<Evidence>),
     /// The request was not understood.
     Error(String),
 }
@@ -130,6 +137,11 @@ pub trait LiveSource: Send + Sync {
 
     /// A reader of its own for each client: rows are what happened since its last look.
     fn open(&self) -> Box<dyn TopReader>;
+
+    /// What `doctor` judges by, as far as the accounts have it.
+    fn evidence(&self) -> Evidence {
+        Evidence::default()
+    }
 }
 
 /// One client's view.

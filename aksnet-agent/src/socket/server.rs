@@ -15,6 +15,7 @@ use tokio::{
 use super::protocol::{Answer, DropsQuery, FlowsQuery, LiveSource, Request, TopQuery};
 use crate::{
     board::Board,
+    doctor::gather,
     droplog::News,
     exit::{Exit, Failure},
     flowlog,
@@ -139,6 +140,11 @@ async fn answer(stream: UnixStream, board: &Board, top: &dyn LiveSource) -> std:
     while let Some(line) = lines.next_line().await? {
         match serde_json::from_str(&line) {
             Ok(Request::Status) => say(&mut write, &Answer::Status(board.status())).await?,
+            Ok(Request::Doctor) => {
+                let mut evidence = top.evidence();
+                gather::add_board(&mut evidence, &board.status(), &board.programs());
+                say(&mut write, &Answer::Evidence(Box::new(evidence))).await?;
+            }
             Ok(Request::Top(query)) => {
                 tokio::select! {
                     ended = stream_rows(&mut write, top, &query) => return ended,

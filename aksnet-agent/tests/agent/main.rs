@@ -52,4 +52,5 @@ mod gap;
 
 mod mishaps;
 
+mod doctor;
 mod records;

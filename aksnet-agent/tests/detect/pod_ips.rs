@@ -4,7 +4,7 @@ use aksnet_agent::{
     config::Config,
     node::{
         Snapshot,
-        pod_ips::{self, Accounts, Kubernetes},
+        pod_ips::{self, Accounts, Kubernetes, Living},
     },
 };
 use anyhow::Result;
@@ -17,7 +17,14 @@ fn read(netns: &Netns, root: &std::path::Path) -> Result<Accounts> {
         host_root: root.to_owned(),
         ..Config::default()
     };
-    netns.run(|| block_on(pod_ips::read(&config, &snapshot()?, None)))
+    netns.run(|| {
+        block_on(pod_ips::read(
+            &config,
+            &snapshot()?,
+            None,
+            &Living::default(),
+        ))
+    })
 }
 
 #[test]
@@ -122,12 +129,12 @@ fn a_state_file_that_is_damaged_is_skipped_and_not_zero() -> Result<()> {
     let kubernetes = Kubernetes {
         pod_cidrs: vec!["10.244.0.0/24".parse()?],
         pods: 5,
-        sandboxes: None,
     };
     let accounts = block_on(pod_ips::read(
         &config,
         &Snapshot::default(),
         Some(&kubernetes),
+        &Living::default(),
     ))?;
     assert_eq!(accounts.skipped[0].0, "azure_vnet_ipam");
     // The other accounts are not touched by that.

@@ -27,7 +27,8 @@ pub struct Imds {
 }
 
 impl Imds {
-    /// Starts it where 169.254.169.254 is an own address. `zone` is the instance's, such as `2`; empty for none.
+    /// Starts it where 169.254.169.254 is an own address. `zone` is the instance's, such as `2`; empty for none. The
+    /// instance is behind a standard load balancer.
     ///
     /// # Errors
     /// When the address cannot be had.
@@ -36,11 +37,24 @@ impl Imds {
         Self::start_at(netns, address, zone)
     }
 
+    /// The same for an instance in no zone, behind a basic load balancer or none: the service does not tell these apart.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub fn start_without_balancer(netns: &Netns) -> Result<Self> {
+        let address = SocketAddr::new(IMDS.into(), 80);
+        Self::listen(netns, address, "", false)
+    }
+
     /// The same at another address.
     ///
     /// # Errors
     /// When the address cannot be had.
     pub fn start_at(netns: &Netns, address: SocketAddr, zone: &str) -> Result<Self> {
+        Self::listen(netns, address, zone, true)
+    }
+
+    fn listen(netns: &Netns, address: SocketAddr, zone: &str, balanced: bool) -> Result<Self> {
         let listener = netns
             .run(|| TcpListener::bind(address).with_context(|| format!("cannot bind {address}")))?;
         let address = listener.local_addr()?;
@@ -64,7 +78,7 @@ impl Imds {
                         continue;
                     };
                     // A client that goes away is its own affair.
-                    if let Ok(good) = serve(stream, &zone) {
+                    if let Ok(good) = serve(stream, &zone, balanced) {
                         let counter = if good { &answered } else { &refused };
                         counter.fetch_add(1, Ordering::SeqCst);
                     }
@@ -130,7 +144,7 @@ pub fn ask(netns: &Netns, to: SocketAddr, path: &str, headers: &str) -> Result<(
     })
 }
 
-fn serve(mut stream: TcpStream, zone: &str) -> Result<bool> {
+fn serve(mut stream: TcpStream, zone: &str, balanced: bool) -> Result<bool> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut request = Vec::new();
@@ -141,7 +155,7 @@ fn serve(mut stream: TcpStream, zone: &str) -> Result<bool> {
             read => request.extend_from_slice(&part[..read]),
         }
     }
-    let (status, kind, body) = answer(&String::from_utf8_lossy(&request), zone);
+    let (status, kind, body) = answer(&String::from_utf8_lossy(&request), zone, balanced);
     write!(
         stream,
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
@@ -151,7 +165,7 @@ fn serve(mut stream: TcpStream, zone: &str) -> Result<bool> {
 }
 
 /// What it answers: status line, content type, body.
-fn answer(request: &str, zone: &str) -> (&'static str, &'static str, String) {
+fn answer(request: &str, zone: &str, balanced: bool) -> (&'static str, &'static str, String) {
     const JSON: &str = "application/json; charset=utf-8";
     const TEXT: &str = "text/plain; charset=utf-8";
     let mut lines = request.lines();
@@ -193,6 +207,16 @@ fn answer(request: &str, zone: &str) -> (&'static str, &'static str, String) {
         "/metadata/instance/compute" => ("200 OK", JSON, compute.to_string()),
         "/metadata/instance/compute/zone" => ("200 OK", TEXT, zone.to_owned()),
         "/metadata/instance/compute/location" => ("200 OK", TEXT, "westeurope".to_owned()),
+        "/metadata/loadbalancer" if balanced => {
+            let rules = serde_json::json!({"loadbalancer": {
+                "publicIpAddresses": [], "inboundRules": [], "outboundRules": [],
+            }});
+            ("200 OK", JSON, rules.to_string())
+        }
+        "/metadata/loadbalancer" => {
+            let body = r#"{"error":"No load balancer metadata is found. Please check if your VM is using any non-basic SKU load balancer and retry later."}"#;
+            ("404 Not Found", JSON, body.to_owned())
+        }
         _ => ("404 Not Found", JSON, r#"{"error":"Not found"}"#.to_owned()),
     }
 }
@@ -204,17 +228,22 @@ mod tests {
     #[test]
     fn only_a_request_with_the_header_is_answered() {
         let path = "/metadata/instance/compute/zone?api-version=2021-02-01&format=text";
-        let bare = answer(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"), "2");
+        let bare = answer(
+            &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"),
+            "2",
+            true,
+        );
         assert_eq!(bare.0, "400 Bad Request");
         let good = answer(
             &format!("GET {path} HTTP/1.1\r\nmetadata: True\r\n\r\n"),
             "2",
+            true,
         );
         assert_eq!((good.0, good.2.as_str()), ("200 OK", "2"));
         let through_a_proxy =
             format!("GET {path} HTTP/1.1\r\nMetadata: true\r\nX-Forwarded-For: y\r\n\r\n");
-        assert_eq!(answer(&through_a_proxy, "2").0, "400 Bad Request");
+        assert_eq!(answer(&through_a_proxy, "2", true).0, "400 Bad Request");
         let no_version = "GET /metadata/instance HTTP/1.1\r\nMetadata: true\r\n\r\n";
-        assert_eq!(answer(no_version, "2").0, "400 Bad Request");
+        assert_eq!(answer(no_version, "2", true).0, "400 Bad Request");
     }
 }

@@ -70,6 +70,7 @@ fn service(namespace: &str, name: &str, cluster: &str, frontend: &str) -> Object
         }],
         local: false,
         load_balancer: !frontend.is_empty(),
+        has_ingress: false,
         health_check_port: 0,
         source_ranges: Vec::new(),
         selector: [].into(),

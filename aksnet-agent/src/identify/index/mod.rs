@@ -350,6 +350,14 @@ impl Index {
             .filter_map(|pod| pod.whole.as_deref())
     }
 
+    /// The ids of the sandboxes that the container runtime has; `None` as long as it has not listed them.
+    #[must_use]
+    pub fn sandboxes(&self) -> Option<impl Iterator<Item = &Text>> {
+        let sandboxes = &self.pods[2];
+        let whole = || sandboxes.iter().filter_map(|pod| pod.whole.as_deref());
+        sandboxes.synced.then(|| whole().map(|pod| &pod.key_name))
+    }
+
     /// This node's pod of that name, in full.
     #[must_use]
     pub fn pod_on_node(&self, namespace: &str, name: &str) -> Option<&Pod> {

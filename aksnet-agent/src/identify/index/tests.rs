@@ -59,6 +59,7 @@ pub(super) fn service(name: &str) -> Service {
         ports: Vec::new(),
         local: false,
         load_balancer: false,
+        has_ingress: false,
         health_check_port: 0,
         source_ranges: Vec::new(),
         selector: [].into(),

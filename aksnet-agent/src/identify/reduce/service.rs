@@ -98,6 +98,7 @@ impl Raw for RawService {
             .unwrap_or_default();
         let name = "status.loadBalancer.ingress";
         let ingress: Vec<Ingress> = balancer.ingress.items(name, context.odd).collect();
+        let has_ingress = !ingress.is_empty();
         // An ingress may have a host name instead.
         let frontends: Vec<String> = ingress
             .into_iter()
@@ -121,6 +122,7 @@ impl Raw for RawService {
             ports,
             local: policy.as_deref() == Some("Local"),
             load_balancer: kind.as_deref() == Some("LoadBalancer"),
+            has_ingress,
             health_check_port: context.number(spec.health_check, "spec.healthCheckNodePort"),
             source_ranges,
             selector: context.labels(spec.selector, "spec.selector"),

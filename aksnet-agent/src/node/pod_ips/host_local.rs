@@ -8,11 +8,12 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use ipnet::IpNet;
 
-use super::{PodIps, between, first, is_absent, last, network};
+use super::{Leak, Living, PodIps, between, first, is_absent, last, network};
 use crate::node::{
     Snapshot,
     address::Address,
@@ -29,14 +30,20 @@ const MAX_FILES: usize = 100_000;
 /// A container's id, an interface's name.
 const MAX_FILE: u64 = 4096;
 
-/// Reads the account; `None` where there is none.
+/// A pod that is being made has its address before the runtime or Kubernetes tells of it: what is younger is no leak.
+const LEAK_AGE: Duration = Duration::from_mins(5);
+
+/// The account of each family, and what of them is leaked.
+pub type Account = (Vec<PodIps>, Vec<Leak>);
+
+/// Reads the account, and what of it is leaked; `None` where there is none.
 #[must_use]
 pub fn read(
     root: &Path,
     conflist: Option<&Conflist>,
     snapshot: &Snapshot,
-    sandboxes: Option<&BTreeSet<String>>,
-) -> Option<Result<Vec<PodIps>, String>> {
+    living: &Living,
+) -> Option<Result<Account, String>> {
     let list = conflist?;
     // flannel's plugin delegates to host-local with ranges of its own making, under the list's name.
     let flannel = list.plugin("flannel").map(|plugin| &plugin.ipam);
@@ -50,10 +57,52 @@ pub fn read(
         Err(e) if is_absent(&e) && data.is_dir() => BTreeSet::new(),
         Err(e) => return Some(Err(format!("{}: {e}", directory.display()))),
     };
-    Some(Ok(accounts(ipam, snapshot, &held, |ip| {
-        let file = directory.join(ip.to_string());
-        Some(!sandboxes?.contains(&owner(&file)?))
-    })))
+    let leaks = leaks(root, &directory, &held, living);
+    let leaked = leaks
+        .as_ref()
+        .map(|leaks| leaks.iter().map(|leak| leak.address).collect());
+    let accounts = accounts(ipam, snapshot, &held, leaked.as_ref());
+    Some(Ok((accounts, leaks.unwrap_or_default())))
+}
+
+/// What is handed out to nobody; `None` where it is not known who is there.
+fn leaks(
+    root: &Path,
+    directory: &Path,
+    held: &BTreeSet<IpAddr>,
+    living: &Living,
+) -> Option<Vec<Leak>> {
+    if living.sandboxes.is_none() && living.addresses.is_none() {
+        return None;
+    }
+    let now = SystemTime::now();
+    let leak = |address: &IpAddr| {
+        let file = directory.join(address.to_string());
+        let since = fs::metadata(&file).ok()?.modified().ok()?;
+        // A file from the future is a young one.
+        let old = now.duration_since(since).is_ok_and(|age| age >= LEAK_AGE);
+        let container = owner(&file)?;
+        // The runtime is asked about what the plugin has written down; Kubernetes knows addresses only.
+        let lives = match (&living.sandboxes, &living.addresses) {
+            (Some(sandboxes), _) => sandboxes.contains(&container),
+            (None, Some(addresses)) => addresses.contains(address),
+            (None, None) => true,
+        };
+        let since = since.duration_since(SystemTime::UNIX_EPOCH);
+        (old && !lives).then(|| Leak {
+            address: *address,
+            file: on_the_host(root, &file),
+            container,
+            since_unix_s: since.map_or(0, |since| since.as_secs()),
+        })
+    };
+    Some(held.iter().filter_map(leak).collect())
+}
+
+/// The path as the host has it.
+fn on_the_host(root: &Path, file: &Path) -> PathBuf {
+    let inside = file.strip_prefix(root).unwrap_or(file);
+    Path::new("/").join(inside)
 }
 
 /// Where the plugin keeps its networks; a configured path may lie below the host's root already.
@@ -101,7 +150,7 @@ fn accounts(
     ipam: &Ipam,
     snapshot: &Snapshot,
     held: &BTreeSet<IpAddr>,
-    leaked: impl Fn(&IpAddr) -> Option<bool>,
+    leaked: Option<&BTreeSet<IpAddr>>,
 ) -> Vec<PodIps> {
     let mut ranges: Vec<&Range> = ipam.ranges.iter().flatten().collect();
     if !ipam.range.subnet.is_empty() {
@@ -120,15 +169,14 @@ fn accounts(
             if limit.is_none() && held.is_empty() {
                 return None;
             }
-            let leaked: Option<Vec<bool>> = held.iter().map(|ip| leaked(ip)).collect();
             let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
             Some(PodIps {
                 source,
                 in_use: count(held.len()),
                 limit,
                 leaked: leaked
-                    .filter(|l| !l.is_empty())
-                    .map(|l| count(l.iter().filter(|leaked| **leaked).count())),
+                    .filter(|_| !held.is_empty())
+                    .map(|leaked| count(held.iter().filter(|ip| leaked.contains(ip)).count())),
             })
         })
         .collect()
@@ -197,8 +245,13 @@ mod tests {
             ("lock", ""),
         ]);
         let list = list(RANGES);
-        let read = read(root.path(), Some(&list), &Snapshot::default(), None);
-        let [v4, v6] = &read.unwrap().unwrap()[..] else {
+        let read = read(
+            root.path(),
+            Some(&list),
+            &Snapshot::default(),
+            &Living::default(),
+        );
+        let [v4, v6] = &read.unwrap().unwrap().0[..] else {
             panic!("one for each family")
         };
         assert_eq!(
@@ -211,26 +264,64 @@ mod tests {
         );
     }
 
+    /// The file of an address is from so long ago.
+    fn age(root: &Path, address: &str, age: Duration) {
+        let file = root.join("var/lib/cni/networks/kubenet").join(address);
+        let file = fs::File::options().write(true).open(file).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+    }
+
+    fn leaked(root: &Path, living: &Living) -> (Option<u64>, Vec<(String, String)>) {
+        let read = read(root, Some(&list(RANGES)), &Snapshot::default(), living);
+        let (accounts, leaks) = read.unwrap().unwrap();
+        let leaks = leaks
+            .into_iter()
+            .map(|leak| (leak.file.display().to_string(), leak.container));
+        (accounts[0].leaked, leaks.collect())
+    }
+
     #[test]
-    fn an_address_whose_container_is_gone_is_leaked() {
-        let root = store(&[("10.244.0.2", "aaa\r\neth0"), ("10.244.0.3", "bbb\neth0")]);
-        let sandboxes = BTreeSet::from(["bbb".to_owned()]);
-        let list = list(RANGES);
-        let read = read(
-            root.path(),
-            Some(&list),
-            &Snapshot::default(),
-            Some(&sandboxes),
-        );
-        assert_eq!(read.unwrap().unwrap()[0].leaked, Some(1));
+    fn an_address_whose_container_is_gone_is_leaked_once_it_is_old() {
+        let root = store(&[
+            ("10.244.0.2", "aaa\r\neth0"),
+            ("10.244.0.3", "bbb\neth0"),
+            ("10.244.0.4", "ccc\neth0"),
+        ]);
+        for (address, minutes) in [("10.244.0.2", 6), ("10.244.0.3", 600), ("10.244.0.4", 4)] {
+            age(root.path(), address, Duration::from_mins(minutes));
+        }
+        let living = Living {
+            sandboxes: Some(BTreeSet::from(["bbb".to_owned()])),
+            // What Kubernetes says does not count besides.
+            addresses: Some(BTreeSet::from(["10.244.0.2".parse().unwrap()])),
+        };
+        let file = "/var/lib/cni/networks/kubenet/10.244.0.2".to_owned();
+        let expected = (Some(1), vec![(file, "aaa".to_owned())]);
+        assert_eq!(leaked(root.path(), &living), expected);
+        assert_eq!(leaked(root.path(), &Living::default()), (None, vec![]));
+    }
+
+    #[test]
+    fn without_a_runtime_an_address_that_no_pod_has_is_leaked() {
+        let root = store(&[("10.244.0.2", "aaa"), ("10.244.0.3", "bbb")]);
+        for address in ["10.244.0.2", "10.244.0.3"] {
+            age(root.path(), address, Duration::from_hours(1));
+        }
+        let living = Living {
+            sandboxes: None,
+            addresses: Some(BTreeSet::from(["10.244.0.3".parse().unwrap()])),
+        };
+        let (count, leaks) = leaked(root.path(), &living);
+        assert_eq!((count, leaks.len()), (Some(1), 1));
+        assert!(leaks[0].0.ends_with("/10.244.0.2"), "{leaks:?}");
     }
 
     #[test]
     fn without_a_range_the_bridge_has_the_limit() {
         let root = store(&[("10.244.0.2", "aaa")]);
         let list = list(r#"{"type": "host-local"}"#);
-        let read = read(root.path(), Some(&list), &kubenet(), None);
-        let accounts = read.unwrap().unwrap();
+        let read = read(root.path(), Some(&list), &kubenet(), &Living::default());
+        let (accounts, _) = read.unwrap().unwrap();
         assert_eq!((accounts[0].in_use, accounts[0].limit), (1, Some(253)));
     }
 
@@ -242,8 +333,8 @@ mod tests {
         fs::write(directory.join("10.244.0.9"), "aaa").unwrap();
         let text = br#"{"name": "cbr0", "plugins": [{"type": "flannel", "delegate": {}}]}"#;
         let list = Conflist::parse("10-flannel.conflist", text).unwrap();
-        let read = read(root.path(), Some(&list), &kubenet(), None);
-        let accounts = read.unwrap().unwrap();
+        let read = read(root.path(), Some(&list), &kubenet(), &Living::default());
+        let (accounts, _) = read.unwrap().unwrap();
         assert_eq!((accounts[0].in_use, accounts[0].limit), (1, Some(253)));
     }
 
@@ -251,9 +342,12 @@ mod tests {
     fn a_node_without_host_local_has_no_account() {
         let root = store(&[("10.244.0.2", "aaa")]);
         let snapshot = Snapshot::default();
-        assert_eq!(read(root.path(), None, &snapshot, None), None);
+        assert_eq!(read(root.path(), None, &snapshot, &Living::default()), None);
         let azure = list(r#"{"type": "azure-cns"}"#);
-        assert_eq!(read(root.path(), Some(&azure), &snapshot, None), None);
+        assert_eq!(
+            read(root.path(), Some(&azure), &snapshot, &Living::default()),
+            None
+        );
     }
 
     #[test]
@@ -264,7 +358,12 @@ mod tests {
         let link = root.path().join("var/lib/cni/networks/kubenet");
         std::os::unix::fs::symlink(&link, &link).unwrap();
         let list = list(RANGES);
-        let read = read(root.path(), Some(&list), &Snapshot::default(), None);
+        let read = read(
+            root.path(),
+            Some(&list),
+            &Snapshot::default(),
+            &Living::default(),
+        );
         assert!(matches!(read, Some(Err(_))), "{read:?}");
     }
 
@@ -272,11 +371,18 @@ mod tests {
     fn a_store_that_the_agent_was_not_given_is_no_account_of_none() {
         let root = tempfile::tempdir().unwrap();
         let list = list(RANGES);
-        let look = || read(root.path(), Some(&list), &Snapshot::default(), None);
+        let look = || {
+            read(
+                root.path(),
+                Some(&list),
+                &Snapshot::default(),
+                &Living::default(),
+            )
+        };
         assert!(matches!(look(), Some(Err(_))), "{:?}", look());
         // The plugin makes its network's directory with the first pod.
         fs::create_dir_all(root.path().join("var/lib/cni/networks")).unwrap();
-        let accounts = look().unwrap().unwrap();
+        let (accounts, _) = look().unwrap().unwrap();
         assert!(!accounts.is_empty() && accounts.iter().all(|a| a.in_use == 0));
     }
 

@@ -9,7 +9,7 @@ pub mod azure_vnet;
 
 pub mod cns;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ pub struct PodIps {
     pub in_use: u64,
     /// Of how many; `None` where the account does not tell.
     pub limit: Option<u64>,
-    /// Of those in use, how many belong to no sandbox that still exists; `None` if sandboxes are not known.
+    /// Of those in use, how many belong to no sandbox, or else no pod, that still exists; `None` if neither is known.
     pub leaked: Option<u64>,
 }
 
@@ -40,8 +40,28 @@ pub struct Kubernetes {
     pub pod_cidrs: Vec<IpNet>,
     /// How many pods on the node have an address of their own (not the node's).
     pub pods: u64,
-    /// The sandboxes that the container runtime has, by their full ids.
+}
+
+/// Who can have a pod address on the node: what is handed out to nobody of them is leaked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Living {
+    /// The sandboxes that the container runtime has, by their full ids; `None`: not known.
     pub sandboxes: Option<BTreeSet<String>>,
+    /// The addresses of the node's pods by Kubernetes; `None`: not known.
+    pub addresses: Option<BTreeSet<IpAddr>>,
+}
+
+/// An address that is handed out, and nobody has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leak {
+    /// The address.
+    pub address: IpAddr,
+    /// The file that holds it, without the prefix under which the agent sees the host's.
+    pub file: PathBuf,
+    /// The container it was handed out to.
+    pub container: String,
+    /// When; wall time, seconds since 1970.
+    pub since_unix_s: u64,
 }
 
 /// All accounts, and why others are missing that should be there.
@@ -51,6 +71,8 @@ pub struct Accounts {
     pub accounts: Vec<PodIps>,
     /// Those that were found and could not be read: source and reason.
     pub skipped: Vec<(&'static str, String)>,
+    /// Addresses that are handed out to nobody who is there.
+    pub leaks: Vec<Leak>,
 }
 
 impl Accounts {
@@ -87,9 +109,9 @@ pub async fn read(
     config: &Config,
     snapshot: &Snapshot,
     kubernetes: Option<&Kubernetes>,
+    living: &Living,
 ) -> Accounts {
-    let (root, snapshot) = (config.host_root.clone(), snapshot.clone());
-    let sandboxes = kubernetes.and_then(|k| k.sandboxes.clone());
+    let (root, snapshot, living) = (config.host_root.clone(), snapshot.clone(), living.clone());
     let files = tokio::task::spawn_blocking(move || {
         let mut accounts = Accounts::default();
         let conflist = match evidence::conflist(&root) {
@@ -99,9 +121,11 @@ pub async fn read(
                 None
             }
         };
-        if let Some(read) =
-            host_local::read(&root, conflist.as_ref(), &snapshot, sandboxes.as_ref())
-        {
+        if let Some(read) = host_local::read(&root, conflist.as_ref(), &snapshot, &living) {
+            let read = read.map(|(read, leaks)| {
+                accounts.leaks = leaks;
+                read
+            });
             accounts.add("host_local", read);
         }
         if let Some(read) = azure_vnet::read(&root) {
@@ -215,7 +239,6 @@ mod tests {
                 "fd00::/64".parse().unwrap(),
             ],
             pods: 7,
-            sandboxes: None,
         };
         let account = by_pod_cidr(&kubernetes).unwrap();
         assert_eq!((account.in_use, account.limit), (7, Some(253)));

@@ -136,6 +136,12 @@ pub fn all() -> Vec<Mishap> {
     .concat()
 }
 
+/// The mishap of this name.
+#[must_use]
+pub fn named(name: &str) -> Option<Mishap> {
+    all().into_iter().find(|mishap| mishap.name == name)
+}
+
 /// Who loses packets, and what they are.
 struct Sender<'a> {
     bed: &'a Testbed,
