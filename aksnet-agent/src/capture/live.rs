@@ -41,7 +41,7 @@ pub const WITHOUT: &str = "packets are captured, not counted by programs: no tim
                            comes faster than it is read is not counted";
 
 /// How the taps are called in `/status` and `aksnet_program_up`.
-const PROGRAM: &str = "aksnet_capture";
+const PROGRAM: &str = "capture";
 const HOOK: &str = "af_packet";
 
 /// The longest packet: what the kernel aggregates comes in one piece.

@@ -235,16 +235,16 @@ fn take(
         value["metadata"]["namespace"] = "default".into();
     }
     // What serde_json wrote it reads.
-    let Ok(reduced) = reducer.object(read_as, value.to_string().as_bytes()) else {
+    let Ok(kept) = reducer.object(read_as, value.to_string().as_bytes()) else {
         return;
     };
-    if !reduced.odd.is_empty() {
-        let (odd, label) = (reduced.odd.join(", "), &reduced.label);
+    if !kept.odd.is_empty() {
+        let (odd, label) = (kept.odd.join(", "), &kept.label);
         eprintln!(
             "aksnet-agent: warning: {place}: {kind} {label}: cannot be read and is left out: {odd}"
         );
     }
-    if let Some(object) = reduced.object {
+    if let Some(object) = kept.object {
         let object: Object = object;
         index.apply(object, 0);
     }

@@ -118,20 +118,20 @@ async fn post(
 ) -> Result<(), String> {
     let body = Bytes::from(body);
     let mut pause = PAUSE;
-    let mut tried = 1;
+    let mut attempt = 1;
     loop {
         match once(endpoint, path, body.clone()).await {
             Ok(()) => return Ok(()),
             Err(error) => {
                 metrics.count_otlp_failure();
-                if tried >= tries {
+                if attempt >= tries {
                     return Err(error);
                 }
             }
         }
         tokio::time::sleep(pause).await;
         pause *= 2;
-        tried += 1;
+        attempt += 1;
     }
 }
 

@@ -429,7 +429,7 @@ fn captured_counts_are_the_kernels_and_the_agent_says_what_is_missing() -> Resul
     assert_eq!(connections("pod_to_external", "snat"), 2);
     assert_eq!(connections("node_to_pod", "none"), 1);
     let up = |program: &str| scrape.sum("aksnet_program_up", &[("program", program)]);
-    assert!(up("aksnet_capture") > 0.5 && up("aksnet_drop") < 0.5);
+    assert!(up("capture") > 0.5 && up("aksnet_drop") < 0.5);
     assert_eq!(
         scrape.count("aksnet_nat_path_seconds_count", &[]),
         0,
