@@ -12,6 +12,9 @@ pub mod say;
 // The emulated node.
 pub mod testbed;
 
+// What Grafana and Prometheus are given.
+pub mod dashboards;
+
 // The two commands people run, and the one that measures.
 pub mod demo;
 

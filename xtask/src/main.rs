@@ -1,11 +1,11 @@
-//! `cargo xtask TASK`: setup, demo, test, bench, docs, image, clean.
+//! `cargo xtask TASK`: setup, demo, test, bench, docs, dashboards, panels, image, clean.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, demo, image, say, setup, suite, testbed};
+use xtask::{bench, dashboards, demo, image, say, setup, suite, testbed};
 
 /// Development tasks of aksnet.
 #[derive(Debug, Parser)]
@@ -73,6 +73,14 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Write deploy/grafana/*.json and deploy/prometheus/prometheusrule.yaml from their sources
+    Dashboards {
+        /// Write nothing, and fail when a file is not as its source says
+        #[arg(long)]
+        check: bool,
+    },
+    /// Draw the pictures of docs/dashboards.md from a real Prometheus that scrapes a real agent (root, a few minutes)
+    Panels,
     /// Remove what crashed runs of the emulated node left behind, by its recorded names
     Clean,
 }
@@ -118,6 +126,8 @@ fn run(task: Task) -> Result<()> {
             files,
             output,
         }),
+        Task::Dashboards { check } => dashboards::run(check),
+        Task::Panels => dashboards::draw(),
         Task::Clean => {
             let removed = testbed::record::clean()?;
             for what in &removed {

@@ -53,4 +53,5 @@ mod gap;
 mod mishaps;
 
 mod doctor;
+mod prometheus;
 mod records;

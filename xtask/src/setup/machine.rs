@@ -20,7 +20,7 @@ pub struct Tool {
 }
 
 /// What comes from packages, whichever way the BPF object is built.
-pub const TOOLS: [Tool; 14] = [
+pub const TOOLS: [Tool; 15] = [
     Tool {
         evidence: &["cc"],
         package: "build-essential",
@@ -90,6 +90,11 @@ pub const TOOLS: [Tool; 14] = [
         evidence: &["tcpdump"],
         package: "tcpdump",
         purpose: "makes the captures that replay is tested with",
+    },
+    Tool {
+        evidence: &["promtool"],
+        package: "prometheus",
+        purpose: "a real Prometheus scrapes the agent in a test, and promtool tests the alerts",
     },
 ];
 
