@@ -29,7 +29,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     for (severity, title, fails) in [
         (
             Severity::Critical,
-            "the load balancer gets no answer from this node, and takes it out of service for",
+            "this node fails all of the load balancer's probes, and is out of service for",
             Box::new(|probe: &Probe| probe.answered.recent == 0) as Box<dyn Fn(&Probe) -> bool>,
         ),
         (

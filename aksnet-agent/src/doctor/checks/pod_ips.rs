@@ -147,7 +147,11 @@ fn leaked(evidence: &Evidence) -> Option<Finding> {
         .fix(format!(
             "On the node: check that no pod has the address (crictl pods, kubectl get pods -A -o wide), then rm {}{}.",
             first.file,
-            if n > 1 { " and the others" } else { "" }
+            match n {
+                1 => "",
+                2 => " and the other",
+                _ => " and the others",
+            }
         )),
     )
 }

@@ -33,12 +33,12 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     for (of, whose, fix) in [
         (
             "node",
-            "the node's address",
+            "of the node's address",
             "Fewer connections to that destination: keep-alive and connection pools in the workloads above, pods on more nodes.",
         ),
         (
             "azure",
-            "the ports that Azure's load balancer keeps for this node (an estimate)",
+            "that Azure's load balancer keeps for this node (an estimate)",
             "Azure answers with silence when they are gone. Raise allocatedOutboundPorts or outbound addresses (az aks update \
              --load-balancer-outbound-ports), or use a NAT gateway; in the workloads above: keep-alive, private endpoints.",
         ),
@@ -54,7 +54,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         findings.push(
             Finding::new(
                 severity,
-                format!("{} ports of {whose} {how}", ports.protocol.to_uppercase()),
+                format!("{} ports {whose} {how}", ports.protocol.to_uppercase()),
             )
             .because(line(ports))
             .because_all(users())
