@@ -398,28 +398,39 @@ impl<'a> Node<'a> {
         self.runtime.node().join(below)
     }
 
+    /// A file of its control group, from the first hierarchy that has it: there is one, or one for each controller.
+    fn group_file(&self, container: &Container, name: &str) -> Option<String> {
+        let hierarchies =
+            ["", "memory"].map(|hierarchy| Path::new("/sys/fs/cgroup").join(hierarchy));
+        hierarchies.iter().find_map(|hierarchy| {
+            let group = hierarchy.join(&self.runtime.group).join(&container.id);
+            fs::read_to_string(group.join(name)).ok()
+        })
+    }
+
     /// What it takes of memory, as its control group has it.
     pub fn memory(&self, container: &Container) -> Result<String> {
         let mut found = Vec::new();
-        for (hierarchy, files) in [
-            ("", ["memory.current", "memory.peak"]),
-            (
-                "memory",
-                ["memory.usage_in_bytes", "memory.max_usage_in_bytes"],
-            ),
+        for name in [
+            "memory.current",
+            "memory.peak",
+            "memory.usage_in_bytes",
+            "memory.max_usage_in_bytes",
         ] {
-            let group = Path::new("/sys/fs/cgroup")
-                .join(hierarchy)
-                .join(&self.runtime.group)
-                .join(&container.id);
-            for file in files {
-                if let Ok(bytes) = fs::read_to_string(group.join(file)) {
-                    let bytes: u64 = bytes.trim().parse()?;
-                    found.push(format!("{file} {} MiB", bytes >> 20));
-                }
+            if let Some(bytes) = self.group_file(container, name) {
+                let bytes: u64 = bytes.trim().parse()?;
+                found.push(format!("{name} {} MiB", bytes >> 20));
             }
         }
         Ok(found.join(", "))
+    }
+
+    /// `/proc/PID/status` of its process. The runtime knows that by its number in another process namespace.
+    pub fn process_status(&self, container: &Container) -> Result<String> {
+        let processes = self.group_file(container, "cgroup.procs");
+        let processes = processes.context("a control group")?;
+        let pid = processes.lines().next().context("a process")?;
+        fs::read_to_string(format!("/proc/{pid}/status")).context("its status")
     }
 
     /// Ends it as kubelet does; its exit code.

@@ -137,9 +137,7 @@ async fn the_rendered_manifest_suffices_in_a_real_container() -> Result<()> {
         assert_eq!(record["policies"], json!(["shop/web-policy"]));
 
         // Every process of it is the user that the manifest names, and has what it grants.
-        let (_, info) = node.cri.status(&agent.id).await?;
-        let pid = info["pid"].as_u64().context("a process")?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let status = node.process_status(&agent)?;
         let user = manifest.security()?.run_as_user.context("a user")?;
         for line in [
             format!("Uid:\t{user}\t{user}\t{user}\t{user}"),

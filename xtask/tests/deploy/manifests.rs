@@ -315,3 +315,25 @@ fn the_image_is_this_version_and_kind_pulls_none() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn the_images_file_is_permitted_what_the_container_is_granted() -> Result<()> {
+    let base = of_kustomize("base")?;
+    let added = &pod(&base)?["containers"][0]["securityContext"]["capabilities"]["add"];
+    // linux/capability.h
+    let mut numbers: Vec<u32> = added
+        .as_array()
+        .context("capabilities")?
+        .iter()
+        .map(|name| match name.as_str() {
+            Some("NET_ADMIN") => Ok(12),
+            Some("SYSLOG") => Ok(34),
+            Some("PERFMON") => Ok(38),
+            Some("BPF") => Ok(39),
+            _ => anyhow::bail!("{name} is not known here"),
+        })
+        .collect::<Result<_>>()?;
+    numbers.sort_unstable();
+    assert_eq!(numbers, xtask::image::files::GRANTED);
+    Ok(())
+}

@@ -70,8 +70,12 @@ fn commands_name_the_daemonset_and_the_program_as_they_are() -> Result<()> {
     let mut named = 0;
     for page in pages()? {
         let text = fs::read_to_string(&page)?;
-        ensure!(!text.contains("ds/aksnet-agent"), "{}", page.display());
-        for command in commands(&text, "kubectl -n aksnet exec") {
+        ensure!(
+            !text.contains("ds/aksnet-agent"),
+            "{} has its former name",
+            page.display()
+        );
+        for command in commands(&text, "kubectl -n aksnet exec ") {
             let of = format!("{}: {command}", page.display());
             ensure!(
                 command.contains(" ds/aksnet ") || command.contains("$AGENT "),
