@@ -17,7 +17,7 @@ kind: PrometheusRule
 metadata:
   name: aksnet
   labels:
-    app.kubernetes.io/name: aksnet-agent
+    app.kubernetes.io/name: aksnet
     # By which kube-prometheus-stack finds rules, if its release is named so; its ruleSelector says what it looks for.
     release: prometheus
 spec:

@@ -9,14 +9,14 @@ app.kubernetes.io/name: aksnet
 {{- end }}
 {{- end }}
 
-{{- /* The series have no node of their own: the pod's is theirs. */}}
+{{- /* Dashboards and alerts tell nodes apart by `instance` (docs/dashboards.md). */}}
 {{- define "aksnet.endpoint" -}}
 - port: metrics
   path: /metrics
   interval: {{ .Values.scrape.interval }}
   relabelings:
     - sourceLabels: [__meta_kubernetes_pod_node_name]
-      targetLabel: node
+      targetLabel: instance
 {{- end }}
 
 {{- define "aksnet.setting" -}}
