@@ -176,10 +176,8 @@ impl FlowSource {
     /// # Errors
     /// As [`Settings::effective`].
     pub fn effective(&self) -> Result<Effective, Failure> {
-        captured(
-            with_socket(self.config.as_deref(), self.socket.as_deref())?,
-            self.capture,
-        )
+        let effective = with_socket(self.config.as_deref(), self.socket.as_deref())?;
+        Ok(captured(effective, self.capture))
     }
 }
 
@@ -189,6 +187,7 @@ pub struct FlowFilter {
     /// Only what comes from or goes to this Kubernetes namespace
     #[arg(long, short, value_name = "NAME")]
     pub namespace: Option<String>,
+    #[expect(clippy::doc_markdown, reason = "it is the help's text")]
     /// Only these classes, e.g. pod_to_service
     #[arg(long, value_name = "CLASS", value_delimiter = ',', value_parser = class)]
     pub class: Vec<String>,
@@ -317,9 +316,9 @@ pub struct Replay {
     pub settings: Settings,
 }
 
-fn captured(mut effective: Effective, capture: bool) -> Result<Effective, Failure> {
+fn captured(mut effective: Effective, capture: bool) -> Effective {
     effective.config.capture |= capture;
-    Ok(effective)
+    effective
 }
 
 /// The flags of `doctor`.
@@ -540,10 +539,8 @@ impl Top {
     /// # Errors
     /// As [`Settings::effective`].
     pub fn effective(&self) -> Result<Effective, Failure> {
-        captured(
-            with_socket(self.config.as_deref(), self.socket.as_deref())?,
-            self.capture,
-        )
+        let effective = with_socket(self.config.as_deref(), self.socket.as_deref())?;
+        Ok(captured(effective, self.capture))
     }
 }
 

@@ -36,6 +36,10 @@ use crate::{
 pub use merge::{ConfigError, Effective, Origin};
 
 /// The agent's settings; see the table in [`settings`] for what each means.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "settings that are on or off, each with a name of its own"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where the admin HTTP server listens.

@@ -120,6 +120,10 @@ pub struct FlowRecord {
 }
 
 /// What the outcome follows from.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "signs that are there or not, in any combination"
+)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Signs {
     pub(crate) tcp: bool,
