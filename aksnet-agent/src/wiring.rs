@@ -29,6 +29,7 @@ use crate::{
     droplog::{DropLog, symbols::Places},
     exit::{Exit, Failure, OrExit},
     identify::shared,
+    live::{self, LiveQuery},
     metrics::{Metrics, ProgramRuns},
     node::{Node, interface::Interface},
     plan::Plan,
@@ -348,6 +349,33 @@ impl TopReader for Accounts {
             .iter()
             .filter_map(|row| serde_json::to_value(row).ok())
             .collect()
+    }
+
+    fn live(&mut self, query: &LiveQuery) -> Result<live::Snapshot, String> {
+        // Before the accounts are locked: sweeps do not wait for this.
+        let (sources, log) = {
+            let inner = self.lock();
+            (inner.sources.clone(), inner.drops.clone())
+        };
+        let outside = live::Outside {
+            destinations: sources.conntrack.busiest(query.limit()),
+            records: log.kept(),
+        };
+        let inner = self.lock();
+        let index = sources.names.read();
+        let whois = Whois {
+            plan: &inner.plan,
+            index: &index,
+            translations: Some(sources.conntrack.as_ref()),
+        };
+        let view = live::View {
+            collector: &inner.collector,
+            source: &inner.source,
+            whois: &whois,
+            names: &inner.names,
+            now: shared::now(),
+        };
+        view.look(query, &outside)
     }
 }
 

@@ -43,6 +43,7 @@ mod gap;
 // Live flows, for whoever asks.
 mod live;
 
+pub(crate) use self::live::Glance;
 pub use self::{
     cause::DropNames,
     live::LiveFlow,

@@ -62,6 +62,13 @@ impl DropLog {
         }
     }
 
+    /// What is kept, the oldest first.
+    #[must_use]
+    pub fn kept(&self) -> Vec<Arc<DropRecord>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().cloned().collect()
+    }
+
     /// Follows the log from now on, or first with the records that are kept.
     #[must_use]
     pub fn follow(&self, recent: bool) -> Following {

@@ -6,6 +6,9 @@
 //! > {"drops":{"recent":true}}
 //! < {"drop":{...}}                    one line for each, as they come, until the client hangs up
 //! < {"missed":12}                     so many came faster than the client read them
+//! > {"live":{"limit":200,"filter":{"namespace":"shop"}}}
+//! < {"live":{...}}                    a snapshot at once, and one each interval, until the client hangs up;
+//! > {"live":{"sort":"drops"}}         another question replaces the one before, and is answered at once
 //! > "status"
 //! < {"status":{...}}
 //! < {"error":"..."}                   to anything else
@@ -19,6 +22,7 @@ use serde_json::Value;
 use crate::{
     cli::Sort,
     droplog::{DropLog, DropRecord},
+    live::{LiveQuery, Snapshot},
 };
 
 /// A request.
@@ -29,6 +33,8 @@ pub enum Request {
     Top(TopQuery),
     /// Drops as they happen.
     Drops(DropsQuery),
+    /// All views of the node, again and again. Another such request replaces this one.
+    Live(LiveQuery),
     /// What `/status` shows.
     Status,
 }
@@ -77,6 +83,8 @@ pub enum Answer {
     Drop(Box<DropRecord>),
     /// So many drops came faster than they were read.
     Missed(u64),
+    /// All views of the node at one moment.
+    Live(Box<Snapshot>),
     /// What `/status` shows.
     Status(Value),
     /// The request was not understood.
@@ -96,6 +104,12 @@ pub trait LiveSource: Send + Sync {
 pub trait TopReader: Send {
     /// The busiest flows since the call before; the first call has nothing to compare with.
     fn rows(&mut self, query: &TopQuery) -> Vec<Value>;
+
+    /// All views of the node, as of the last sweep.
+    ///
+    /// # Errors
+    /// Says what of the query is not understood.
+    fn live(&mut self, query: &LiveQuery) -> Result<Snapshot, String>;
 }
 
 #[cfg(test)]
@@ -118,6 +132,12 @@ mod tests {
             serde_json::from_str::<Request>("\"status\"").unwrap(),
             Request::Status
         );
+        let live: Request = serde_json::from_str(r#"{"live":{"limit":9}}"#).unwrap();
+        let expected = LiveQuery {
+            limit: 9,
+            ..LiveQuery::default()
+        };
+        assert_eq!(live, Request::Live(expected));
         let drops: Request = serde_json::from_str(r#"{"drops":{"recent":true}}"#).unwrap();
         assert_eq!(drops, Request::Drops(DropsQuery { recent: true }));
     }
