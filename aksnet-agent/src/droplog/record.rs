@@ -131,7 +131,7 @@ fn time_of_day(unix_ms: u64) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn end(address: [u8; 4], port: u16, names: [&str; 3]) -> End {
@@ -144,7 +144,7 @@ pub(super) mod tests {
         }
     }
 
-    pub(in super::super) fn record() -> DropRecord {
+    pub(crate) fn record() -> DropRecord {
         DropRecord {
             unix_ms: 86_400_000 * 3 + 3_723_004,
             packets: 3,

@@ -51,3 +51,5 @@ mod denied;
 mod gap;
 
 mod mishaps;
+
+mod screen;

@@ -19,7 +19,7 @@ pub struct Tool {
 }
 
 /// What comes from packages, whichever way the BPF object is built.
-pub const TOOLS: [Tool; 11] = [
+pub const TOOLS: [Tool; 12] = [
     Tool {
         evidence: &["cc"],
         package: "build-essential",
@@ -74,6 +74,11 @@ pub const TOOLS: [Tool; 11] = [
         evidence: &["runc"],
         package: "runc",
         purpose: "runs the sandboxes of that runtime",
+    },
+    Tool {
+        evidence: &["tmux"],
+        package: "tmux",
+        purpose: "a real terminal for the tests of `top`",
     },
 ];
 

@@ -21,6 +21,10 @@ pub struct Column<T: ?Sized, C> {
 
 /// Between two columns.
 const GAP: usize = 1;
+/// Columns of this rank and above are extras: they never squeeze the others below what is comfortable.
+pub const EXTRA: u8 = 6;
+/// What is comfortable for a column that could use more.
+const COMFORT: usize = 26;
 
 /// Which columns are shown, and how wide. `wanted` is the width that each one's text takes.
 #[must_use]
@@ -32,12 +36,19 @@ pub fn layout<T: ?Sized, C>(
     let mut order: Vec<usize> = (0..columns.len()).collect();
     order.sort_by_key(|at| columns[*at].rank);
     let mut taken = Vec::new();
-    let mut used = 0;
+    let (mut used, mut comfortable) = (0, 0);
     for at in order {
-        let least = columns[at].width.0 + if taken.is_empty() { 0 } else { GAP };
-        if used + least <= room {
-            used += least;
-            taken.push((at, columns[at].width.0));
+        let gap = if taken.is_empty() { 0 } else { GAP };
+        let (least, most) = columns[at].width;
+        let before = if columns[at].rank >= EXTRA {
+            comfortable
+        } else {
+            used
+        };
+        if before + least + gap <= room {
+            used += least + gap;
+            comfortable += most.min(COMFORT).max(least) + gap;
+            taken.push((at, least));
         } else if taken.is_empty() {
             used = room;
             taken.push((at, room));
@@ -161,6 +172,9 @@ mod tests {
         assert_eq!(all(0), [(0, 0)]);
         // Nobody takes more than they want.
         assert_eq!(all(100), [(0, 10), (1, 4), (2, 12)]);
+        let columns = [column("A", (4, 60), 0), column("B", (4, 4), EXTRA)];
+        assert_eq!(layout(&columns, &[40, 4], 30), [(0, 30)]);
+        assert_eq!(layout(&columns, &[40, 4], 31), [(0, 26), (1, 4)]);
     }
 
     #[test]

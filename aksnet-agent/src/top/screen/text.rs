@@ -160,7 +160,7 @@ mod tests {
         );
         assert_eq!(
             squeeze("shop/frontend-7d4b9c6f5d-x2k9p:40000", 20),
-            "shop/front…9p:40000"
+            "shop/front…k9p:40000"
         );
         assert_eq!(cut("x", 0), "");
     }

@@ -22,7 +22,7 @@ const COLUMNS: &[Column<DropRecord, Look>] = &[
     Column {
         title: "CAUSE",
         sort: None,
-        width: (9, 18),
+        width: (8, 18),
         right: false,
         rank: 0,
         cell: |r, _| r.cause.clone(),
@@ -38,7 +38,7 @@ const COLUMNS: &[Column<DropRecord, Look>] = &[
     Column {
         title: "FROM",
         sort: None,
-        width: (14, 50),
+        width: (18, 50),
         right: false,
         rank: 1,
         cell: |r, l| show::drop_end(&r.src, l),
@@ -46,7 +46,7 @@ const COLUMNS: &[Column<DropRecord, Look>] = &[
     Column {
         title: "TO",
         sort: None,
-        width: (14, 50),
+        width: (18, 50),
         right: false,
         rank: 1,
         cell: |r, l| show::drop_end(&r.dst, l),

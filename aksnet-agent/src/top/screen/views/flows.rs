@@ -14,7 +14,7 @@ pub(super) const COLUMNS: &[Column<Row, Look>] = &[
     Column {
         title: "FROM",
         sort: None,
-        width: (14, 60),
+        width: (22, 60),
         right: false,
         rank: 0,
         cell: show::from,
@@ -22,7 +22,7 @@ pub(super) const COLUMNS: &[Column<Row, Look>] = &[
     Column {
         title: "TO",
         sort: None,
-        width: (14, 60),
+        width: (22, 60),
         right: false,
         rank: 0,
         cell: show::to,
@@ -48,7 +48,7 @@ pub(super) const COLUMNS: &[Column<Row, Look>] = &[
         sort: None,
         width: (10, 16),
         right: false,
-        rank: 9,
+        rank: 6,
         cell: |r, _| r.class.clone(),
     },
     Column {
@@ -64,7 +64,7 @@ pub(super) const COLUMNS: &[Column<Row, Look>] = &[
         sort: None,
         width: (20, 90),
         right: false,
-        rank: 13,
+        rank: 9,
         cell: |r, _| show::translation(r),
     },
     Column {
@@ -80,7 +80,7 @@ pub(super) const COLUMNS: &[Column<Row, Look>] = &[
         sort: Some(Sort::PacketRate),
         width: (6, 6),
         right: true,
-        rank: 6,
+        rank: 7,
         cell: |r, _| show::per_second(r.packets_per_second),
     },
     Column {
@@ -102,15 +102,15 @@ pub(super) const COLUMNS: &[Column<Row, Look>] = &[
     Column {
         title: "FIRST50/99",
         sort: Some(Sort::First),
-        width: (12, 12),
+        width: (11, 11),
         right: true,
-        rank: 7,
+        rank: 8,
         cell: |r, _| show::times(r.first),
     },
     Column {
         title: "LATER50/99",
         sort: Some(Sort::Established),
-        width: (12, 12),
+        width: (11, 11),
         right: true,
         rank: 3,
         cell: |r, _| show::times(r.established),
@@ -118,7 +118,7 @@ pub(super) const COLUMNS: &[Column<Row, Look>] = &[
     Column {
         title: "DROPS",
         sort: Some(Sort::Drops),
-        width: (7, 24),
+        width: (6, 12),
         right: false,
         rank: 4,
         cell: |r, _| drops(r),
@@ -128,7 +128,7 @@ pub(super) const COLUMNS: &[Column<Row, Look>] = &[
         sort: Some(Sort::Recent),
         width: (9, 9),
         right: false,
-        rank: 14,
+        rank: 13,
         cell: |r, _| format!("{}Z", crate::top::units::time_of_day(r.time_ms)),
     },
 ];

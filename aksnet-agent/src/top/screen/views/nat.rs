@@ -63,7 +63,7 @@ const COST: &[Column<NatCost, Look>] = &[
     Column {
         title: "FIRST50/99",
         sort: None,
-        width: (12, 12),
+        width: (11, 11),
         right: true,
         rank: 3,
         cell: |c, _| show::times(c.first),
@@ -79,7 +79,7 @@ const COST: &[Column<NatCost, Look>] = &[
     Column {
         title: "LATER50/99",
         sort: None,
-        width: (12, 12),
+        width: (11, 11),
         right: true,
         rank: 3,
         cell: |c, _| show::times(c.established),
@@ -283,7 +283,7 @@ pub(super) fn draw(app: &App, theme: Theme, frame: &mut Frame, area: Rect) -> us
             sorted: false,
             empty: "no port of the node is taken by SNAT",
             style: |d, theme| {
-                if d.in_use * 5 >= d.limit * 4 {
+                if d.in_use.saturating_mul(5) >= d.limit.saturating_mul(4) {
                     theme.bad()
                 } else {
                     theme.plain()

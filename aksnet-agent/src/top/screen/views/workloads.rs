@@ -16,7 +16,7 @@ const COLUMNS: &[Column<Workload, Look>] = &[
     Column {
         title: "FROM",
         sort: None,
-        width: (14, 44),
+        width: (18, 44),
         right: false,
         rank: 0,
         cell: |w, _| show::who(&w.from),
@@ -24,7 +24,7 @@ const COLUMNS: &[Column<Workload, Look>] = &[
     Column {
         title: "TO",
         sort: None,
-        width: (14, 44),
+        width: (18, 44),
         right: false,
         rank: 0,
         cell: |w, _| show::who(&w.to),
@@ -104,7 +104,7 @@ const COLUMNS: &[Column<Workload, Look>] = &[
     Column {
         title: "FIRST50/99",
         sort: Some(Sort::First),
-        width: (12, 12),
+        width: (11, 11),
         right: true,
         rank: 5,
         cell: |w, _| show::times(w.first),
@@ -112,7 +112,7 @@ const COLUMNS: &[Column<Workload, Look>] = &[
     Column {
         title: "LATER50/99",
         sort: Some(Sort::Established),
-        width: (12, 12),
+        width: (11, 11),
         right: true,
         rank: 3,
         cell: |w, _| show::times(w.established),
@@ -120,7 +120,7 @@ const COLUMNS: &[Column<Workload, Look>] = &[
     Column {
         title: "DROPS",
         sort: Some(Sort::Drops),
-        width: (6, 7),
+        width: (6, 6),
         right: true,
         rank: 4,
         cell: |w, _| drops(w),
