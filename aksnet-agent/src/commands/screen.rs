@@ -28,6 +28,8 @@ use crate::{
 
 /// Between two looks at whether something happened, so that ages and counts go on.
 const TICK: Duration = Duration::from_millis(250);
+/// How long the end may wait for the keyboard.
+const KEY: Duration = Duration::from_millis(50);
 /// Until an agent that has gone is tried again, at first and at most.
 const RETRY: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];
 
@@ -159,9 +161,10 @@ impl Show {
         let link = Link::start(&self.socket, self.own, self.app.query(), sender.clone())?;
         let keys = Keys::start(sender)?;
         let shown = self.turn(&mut screen, &link, receiver);
-        // First, as the others may take a moment to end.
+        // The keyboard first: what is typed from now on is the shell's.
+        drop(keys);
         drop(screen);
-        drop((link, keys));
+        drop(link);
         shown.map_err(no_terminal)
     }
 
@@ -210,7 +213,7 @@ impl Keys {
             .name("keys".into())
             .spawn(move || {
                 while !stopping.load(Ordering::Acquire) {
-                    let event = match event::poll(TICK) {
+                    let event = match event::poll(KEY) {
                         Ok(false) => continue,
                         Ok(true) => match event::read() {
                             Ok(Input::Key(key)) => Event::Key(key),

@@ -72,6 +72,18 @@ pub enum Link {
     },
 }
 
+/// What stands for the end of a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Names {
+    /// `namespace/workload`.
+    #[default]
+    Workloads,
+    /// `namespace/pod`.
+    Pods,
+    /// The address.
+    Addresses,
+}
+
 /// What is being typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
@@ -126,8 +138,8 @@ pub struct App {
     pub filter: Filter,
     /// Rates are in bits.
     pub bits: bool,
-    /// Addresses instead of names.
-    pub addresses: bool,
+    /// What stands for the end of a flow.
+    pub names: Names,
     /// The details of the selected row are open.
     pub detail: bool,
     /// The help is open.
@@ -170,7 +182,7 @@ impl App {
             reverse: false,
             filter: Filter::default(),
             bits: true,
-            addresses: false,
+            names: Names::default(),
             detail: false,
             help: false,
             help_at: 0,
@@ -441,7 +453,13 @@ impl App {
                 self.settle();
             }
             Action::Units => self.bits = !self.bits,
-            Action::Addresses => self.addresses = !self.addresses,
+            Action::Names => {
+                self.names = match self.names {
+                    Names::Workloads => Names::Pods,
+                    Names::Pods => Names::Addresses,
+                    Names::Addresses => Names::Workloads,
+                };
+            }
             Action::Pause => self.paused = !self.paused,
             Action::Faster => self.look_every(|every, now| every < now, true),
             Action::Slower => self.look_every(|every, now| every > now, false),

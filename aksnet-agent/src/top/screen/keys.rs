@@ -41,8 +41,8 @@ pub enum Action {
     Reverse,
     /// Bits or bytes.
     Units,
-    /// Names or addresses.
-    Addresses,
+    /// Workloads, pods or addresses.
+    Names,
     /// Holds what is shown.
     Pause,
     /// Looks more often.
@@ -179,7 +179,7 @@ pub const BINDINGS: &[Binding] = &[
     binding!([key('S')], Action::SortBack, "sort by the measure before"),
     binding!([key('r')], Action::Reverse, "turn the order round"),
     binding!([key('u')], Action::Units, "rates in bits or bytes"),
-    binding!([key('a')], Action::Addresses, "names or addresses"),
+    binding!([key('a')], Action::Names, "workloads, pods or addresses"),
     binding!(
         [key('p'), key(' ')],
         Action::Pause,

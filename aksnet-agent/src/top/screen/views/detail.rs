@@ -8,7 +8,12 @@ use ratatui::{
 };
 
 use super::{
-    super::{app::App, history::LOOKS, text, theme::Theme},
+    super::{
+        app::{App, Names},
+        history::LOOKS,
+        text,
+        theme::Theme,
+    },
     line_at,
     show::{self, Look},
 };
@@ -58,7 +63,7 @@ pub(super) fn flow(app: &App, theme: Theme, frame: &mut Frame, area: Rect) {
 
 fn facts(row: &Row, look: &Look) -> Vec<(&'static str, String)> {
     let names = Look {
-        addresses: false,
+        names: Names::Pods,
         bits: look.bits,
     };
     let mut facts = vec![
@@ -185,7 +190,7 @@ pub(super) fn dropped(app: &App, theme: Theme, frame: &mut Frame, area: Rect) {
 
 fn drop_facts(record: &DropRecord) -> Vec<(&'static str, String)> {
     let names = Look {
-        addresses: false,
+        names: Names::Pods,
         bits: true,
     };
     let end = |end| show::drop_end(end, &names);

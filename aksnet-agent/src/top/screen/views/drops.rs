@@ -30,7 +30,7 @@ const COLUMNS: &[Column<DropRecord, Look>] = &[
     Column {
         title: "POLICY",
         sort: None,
-        width: (10, 36),
+        width: (16, 36),
         right: false,
         rank: 3,
         cell: |r, _| policy(r),
@@ -56,7 +56,7 @@ const COLUMNS: &[Column<DropRecord, Look>] = &[
         sort: None,
         width: (4, 6),
         right: false,
-        rank: 5,
+        rank: 6,
         cell: |r, _| r.protocol.clone(),
     },
     Column {
@@ -113,14 +113,14 @@ pub(super) fn draw(app: &App, theme: Theme, frame: &mut Frame, area: Rect) -> us
                 format!(" {}", c.policy)
             };
             let opened = if c.connections > 0 {
-                format!(", {} connections", show::exact(c.connections))
+                format!(", {}", show::some(c.connections, "new connection"))
             } else {
                 String::new()
             };
             format!(
-                " last minute: {}{policy}: ✗{} packets{opened}",
+                " last minute: {}{policy}: ✗{}{opened}",
                 c.cause,
-                show::exact(c.packets)
+                show::some(c.packets, "packet")
             )
         })
         .collect();

@@ -166,7 +166,7 @@ const REWRITTEN: &[Column<Row, Look>] = &[
     Column {
         title: "REWRITTEN: BEFORE → AFTER",
         sort: None,
-        width: (24, 100),
+        width: (40, 100),
         right: false,
         rank: 0,
         cell: |r, _| show::translation(r),

@@ -23,6 +23,7 @@ pub(super) fn draw(app: &App, theme: Theme, frame: &mut Frame, area: Rect) -> us
     let mut right = agent(snapshot, theme);
     let mut parts = vec![left];
     if columns == 1 {
+        parts[0].push((String::new(), theme.plain()));
         parts[0].append(&mut right);
     } else {
         parts.push(right);
@@ -247,14 +248,17 @@ fn agent(snapshot: &Snapshot, theme: Theme) -> Lines {
         let name = text::pad(&program.program, 14, false);
         lines.push((format!(" {name} {word} ({})", program.hook), style));
     }
-    for source in &node.sources {
-        let (word, style) = if source.synced {
-            ("synced", theme.plain())
-        } else {
-            ("! NOT SYNCED", theme.warning())
-        };
-        let name = text::pad(&source.source, 14, false);
-        lines.push((format!(" {name} {word}"), style));
+    let names = |synced: bool| -> String {
+        let sources = node.sources.iter().filter(|s| s.synced == synced);
+        let names: Vec<&str> = sources.map(|s| s.source.as_str()).collect();
+        names.join(", ")
+    };
+    let (synced, late) = (names(true), names(false));
+    if !synced.is_empty() {
+        lines.push((format!(" synced         {synced}"), theme.plain()));
+    }
+    if !late.is_empty() {
+        lines.push((format!(" ! NOT SYNCED   {late}"), theme.warning()));
     }
     lines
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::super::app::Names;
 use crate::{
     droplog::End,
     top::{
@@ -13,14 +14,14 @@ use crate::{
 /// How somebody wants to see things.
 pub(super) struct Look {
     pub(super) bits: bool,
-    pub(super) addresses: bool,
+    pub(super) names: Names,
 }
 
 impl Look {
     pub(super) const fn of(app: &super::App) -> Self {
         Self {
             bits: app.bits,
-            addresses: app.addresses,
+            names: app.names,
         }
     }
 
@@ -53,6 +54,11 @@ pub(super) fn per_second(n: f64) -> String {
     } else {
         units::count(n)
     }
+}
+
+/// `1 packet`, `1,234 packets`.
+pub(super) fn some(n: u64, what: &str) -> String {
+    format!("{} {what}{}", exact(n), if n == 1 { "" } else { "s" })
 }
 
 /// `12,345`.
@@ -106,11 +112,6 @@ pub(super) fn who(who: &Who) -> String {
     joined(&who.namespace, &who.workload, "?")
 }
 
-/// The pod, else the workload, else nothing.
-fn name(namespace: &str, workload: &str, pod: &str) -> String {
-    joined(namespace, if pod.is_empty() { workload } else { pod }, "")
-}
-
 fn joined(namespace: &str, name: &str, nobody: &str) -> String {
     match (namespace, name) {
         ("", "") => nobody.to_owned(),
@@ -162,8 +163,12 @@ pub(super) fn to(row: &Row, look: &Look) -> String {
 }
 
 fn end(who: &Who, address: IpAddr, port: u16, look: &Look) -> String {
-    let name = name(&who.namespace, &who.workload, &who.pod);
-    if look.addresses || name.is_empty() {
+    let name = match look.names {
+        Names::Pods if !who.pod.is_empty() => &who.pod,
+        _ => &who.workload,
+    };
+    let name = joined(&who.namespace, name, "");
+    if look.names == Names::Addresses || name.is_empty() {
         return socket(address, port);
     }
     if PLACES.contains(&name.as_str()) {
@@ -244,13 +249,13 @@ mod tests {
         );
         let look = Look {
             bits: true,
-            addresses: false,
+            names: Names::Workloads,
         };
         assert_eq!(look.rate(0.0), "-");
         assert_eq!(look.rate(1_500_000.0), "12Mbit");
         let look = Look {
             bits: false,
-            addresses: false,
+            names: Names::Workloads,
         };
         assert_eq!(look.rate(1_500_000.0), "1.5MB");
     }
