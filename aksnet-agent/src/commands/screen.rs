@@ -187,7 +187,7 @@ impl Show {
                 for effect in self.app.on(next, now) {
                     match effect {
                         Effect::Quit => return Ok(()),
-                        Effect::Ask(query) => link.ask(query),
+                        Effect::Ask(query) => link.ask(*query),
                     }
                 }
                 match receiver.try_recv() {
@@ -353,10 +353,10 @@ fn hear(client: Client, own: bool, asked: &Mutex<Asked>, sender: &Sender<Event>)
         if asked.ended {
             return false;
         }
-        let Ok((asker, answers)) = client.live(&asked.query) else {
+        let Ok((ask, answers)) = client.live(&asked.query) else {
             return false;
         };
-        asked.asker = Some(asker);
+        asked.asker = Some(ask);
         answers
     };
     let mut heard = false;

@@ -138,7 +138,7 @@ impl<S: Source> View<'_, S> {
                     .collector
                     .timed(flow.cell)
                     .then(|| self.collector.times(flow.cell));
-                pass.pairs.add(&families.flow, &flow, times);
+                pass.pairs.add(&families.flow, &flow, times.as_ref());
                 pass.ranked.push((self.score(query, &flow), flow.cell));
             }
         }

@@ -41,7 +41,7 @@ impl Pairs {
         &mut self,
         flows: &FlowFamilies,
         flow: &Glance,
-        times: Option<[PathTimes; 2]>,
+        times: Option<&[PathTimes; 2]>,
     ) {
         let sum = self.of_series(flows, flow.series, flow.reply);
         let w = &mut sum.workload;
@@ -70,8 +70,8 @@ impl Pairs {
             } else {
                 &mut sum.first
             };
-            opens.add(&first);
-            sum.established.add(&established);
+            opens.add(first);
+            sum.established.add(established);
         }
     }
 
@@ -150,18 +150,18 @@ impl Pairs {
             order.then_with(|| names(x).cmp(&names(y)))
         });
         sums.truncate(limit);
-        let made = sums.into_iter().map(|(_, sum)| finish(sum, symbols));
+        let made = sums.into_iter().map(|(_, sum)| finish(&sum, symbols));
         (made.collect(), all)
     }
 }
 
-fn finish(sum: Sum, symbols: &Symbols) -> Workload {
+fn finish(sum: &Sum, symbols: &Symbols) -> Workload {
     let who = |party: Party| Who {
         namespace: symbols.get(party.namespace).to_owned(),
         workload: symbols.get(party.workload).to_owned(),
         pod: String::new(),
     };
-    let mut classes: Vec<(u64, Class)> = sum.classes.into_iter().zip(Class::ALL).collect();
+    let mut classes: Vec<(u64, Class)> = sum.classes.iter().copied().zip(Class::ALL).collect();
     classes.retain(|(n, _)| *n > 0);
     classes.sort_by_key(|(n, class)| (std::cmp::Reverse(*n), *class));
     Workload {
@@ -173,7 +173,7 @@ fn finish(sum: Sum, symbols: &Symbols) -> Workload {
             .collect(),
         first: timing(&sum.first),
         established: timing(&sum.established),
-        ..sum.workload
+        ..sum.workload.clone()
     }
 }
 

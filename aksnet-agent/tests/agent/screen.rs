@@ -39,7 +39,7 @@ impl<'a> Tmux<'a> {
         let size = ["-x", &width, "-y", &height];
         let mut args = vec!["-f", "/dev/null", "new-session", "-d", "-s", "top"];
         args.extend(size);
-        args.push("env -u NO_COLOR TERM=screen-256color PS1='$ ' sh");
+        args.push("env -u NO_COLOR TERM=screen-256color PS1='sh$ ' sh");
         tmux.ask(&args)?;
         tmux.ask(&["set-option", "-g", "status", "off"])?;
         Ok(tmux)
@@ -228,6 +228,20 @@ fn every_view_shows_what_happens_on_the_node() -> Result<()> {
         ],
         &[],
     )?;
+    flows_are_sorted_chosen_and_opened(&tmux)?;
+    other_views(&bed, &tmux)?;
+    other_sizes(&tmux)?;
+
+    // Quit by key: the terminal is as it was.
+    tmux.press(&["q"])?;
+    tmux.shows(&["sh$"], &["[1 Flows]"])?;
+    assert_eq!(tmux.settings()?, resized(&before, 80, 24));
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+/// The view of flows: order, filter, details.
+fn flows_are_sorted_chosen_and_opened(tmux: &Tmux) -> Result<()> {
     // The denied connection has no flow; by drops it comes first.
     tmux.press(&["s", "s", "s", "s", "s", "s"])?;
     tmux.shows(&["by drops▼", "✗", "policy"], &[])?;
@@ -235,7 +249,7 @@ fn every_view_shows_what_happens_on_the_node() -> Result<()> {
     tmux.shows(&["by drops▲"], &[])?;
     tmux.press(&["r", "S", "S", "S", "S", "S", "S"])?;
     tmux.shows(&["by rate▼"], &[])?;
-    keep(&tmux, "flows-120x36")?;
+    keep(tmux, "flows-120x36")?;
 
     // A filter by words, then the details of what it leaves.
     tmux.press(&["/"])?;
@@ -254,14 +268,20 @@ fn every_view_shows_what_happens_on_the_node() -> Result<()> {
         ],
         &[],
     )?;
-    keep(&tmux, "detail-120x36")?;
+    keep(tmux, "detail-120x36")?;
     tmux.press(&["Escape"])?;
+    // Two at once would be one key to a terminal.
+    tmux.shows(&["/dnat frontend"], &["flow (Enter"])?;
     tmux.press(&["Escape"])?;
     tmux.shows(&["snat"], &["/dnat frontend"])?;
     tmux.press(&["x"])?;
     tmux.shows(&["nat=translated", "snat", "dnat"], &["shop/db:5432"])?;
     tmux.press(&["Escape"])?;
+    Ok(())
+}
 
+/// Each other view's content, and the help.
+fn other_views(bed: &Testbed, tmux: &Tmux) -> Result<()> {
     tmux.press(&["2"])?;
     tmux.shows(
         &[
@@ -274,7 +294,7 @@ fn every_view_shows_what_happens_on_the_node() -> Result<()> {
         ],
         &[],
     )?;
-    keep(&tmux, "workloads-120x36")?;
+    keep(tmux, "workloads-120x36")?;
 
     tmux.press(&["3"])?;
     let outside = bed.outside_ip().to_string();
@@ -290,10 +310,10 @@ fn every_view_shows_what_happens_on_the_node() -> Result<()> {
         ],
         &[],
     )?;
-    keep(&tmux, "nat-120x36")?;
+    keep(tmux, "nat-120x36")?;
 
     tmux.press(&["4"])?;
-    denied(&bed)?;
+    denied(bed)?;
     tmux.shows(
         &[
             "[4 Drops]",
@@ -303,7 +323,7 @@ fn every_view_shows_what_happens_on_the_node() -> Result<()> {
         ],
         &[],
     )?;
-    keep(&tmux, "drops-120x36")?;
+    keep(tmux, "drops-120x36")?;
     tmux.press(&["Enter"])?;
     tmux.shows(&["drop (Enter or Esc closes)", "azure_npm", "exact"], &[])?;
     tmux.press(&["Escape"])?;
@@ -321,14 +341,17 @@ fn every_view_shows_what_happens_on_the_node() -> Result<()> {
         ],
         &["DOWN"],
     )?;
-    keep(&tmux, "node-120x36")?;
+    keep(tmux, "node-120x36")?;
 
     tmux.press(&["?"])?;
     tmux.shows(&["q Ctrl-C", "show or hide this help"], &[])?;
-    keep(&tmux, "help-120x36")?;
+    keep(tmux, "help-120x36")?;
     tmux.press(&["?", "1"])?;
+    Ok(())
+}
 
-    // Other sizes, while it runs.
+/// Other sizes, while it runs.
+fn other_sizes(tmux: &Tmux) -> Result<()> {
     for (width, height) in [(200, 60), (80, 24), (30, 8), (10, 3), (80, 24)] {
         tmux.resize(width, height)?;
         let words: &[&str] = match width {
@@ -346,17 +369,11 @@ fn every_view_shows_what_happens_on_the_node() -> Result<()> {
             for key in ["1", "2", "3", "4", "5"] {
                 tmux.press(&[key])?;
                 tmux.shows(&[&format!("[{key} ")], &[])?;
-                keep(&tmux, &format!("view{key}-{width}x{height}"))?;
+                keep(tmux, &format!("view{key}-{width}x{height}"))?;
             }
             tmux.press(&["1"])?;
         }
     }
-
-    // Quit by key: the terminal is as it was.
-    tmux.press(&["q"])?;
-    tmux.shows(&["$ "], &["[1 Flows]"])?;
-    assert_eq!(tmux.settings()?, resized(&before, 80, 24));
-    agent.stop(Signal::SIGTERM)?;
     Ok(())
 }
 
@@ -405,7 +422,7 @@ fn an_agent_that_is_killed_is_missed_and_found_again_and_signals_leave_the_termi
 
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         kill(pid_of_top(&stage.home.socket())?, signal)?;
-        tmux.shows(&["$ "], &["[1 Flows]"])?;
+        tmux.shows(&["sh$"], &["[1 Flows]"])?;
         assert_eq!(tmux.settings()?, before, "{signal}");
         tmux.type_in("echo it was $?")?;
         tmux.type_in(&format!(

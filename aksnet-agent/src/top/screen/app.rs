@@ -116,6 +116,10 @@ pub struct Options {
 }
 
 /// The state.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is what one key switches on and off"
+)]
 #[derive(Clone, Debug)]
 pub struct App {
     /// Which screen.
@@ -259,7 +263,7 @@ impl App {
         }
         let after = self.query();
         if after != before {
-            effects.push(Effect::Ask(after));
+            effects.push(Effect::Ask(Box::new(after)));
         }
         effects
     }
@@ -515,7 +519,7 @@ impl App {
                     (namespace, workload) => format!("{namespace}/{workload}"),
                 };
                 let words = [word(&pair.from), word(&pair.to)];
-                self.filter.text = words.join(" ").trim().to_owned();
+                words.join(" ").trim().clone_into(&mut self.filter.text);
                 self.show(View::Flows);
                 self.choose();
             }

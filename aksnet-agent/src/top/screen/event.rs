@@ -37,7 +37,7 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Ask this from now on.
-    Ask(LiveQuery),
+    Ask(Box<LiveQuery>),
     /// End.
     Quit,
 }

@@ -42,6 +42,7 @@ fn ends(src: &str, dst: &str) -> Ends {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as rows have it")]
 fn timing(ns: f64) -> Option<Timing> {
     Some(Timing {
         samples: 40,
@@ -474,10 +475,10 @@ fn what_is_chosen_is_asked_and_shown_at_once() {
     // Escape forgets it.
     assert_eq!(
         press(&mut app, KeyCode::Esc),
-        [Effect::Ask(LiveQuery {
+        [Effect::Ask(Box::new(LiveQuery {
             limit: 1_000,
             ..LiveQuery::default()
-        })]
+        }))]
     );
 
     press(&mut app, KeyCode::Char('n'));

@@ -1,5 +1,7 @@
 //! What is dropped: the last minute by cause, the latest records, and the words of the selected one.
 
+use std::fmt::Write as _;
+
 use ratatui::{Frame, layout::Rect};
 
 use super::{
@@ -128,7 +130,7 @@ pub(super) fn draw(app: &App, theme: Theme, frame: &mut Frame, area: Rect) -> us
         summary.push(" last minute: nothing was dropped".to_owned());
     } else if causes.len() > most {
         let more = causes.len() - most;
-        summary[most - 1].push_str(&format!("  (and {more} other causes)"));
+        let _ = write!(summary[most - 1], "  (and {more} other causes)");
     }
     let height = u16::try_from(summary.len()).unwrap_or(u16::MAX);
     let (top, rest) = split(area, height);

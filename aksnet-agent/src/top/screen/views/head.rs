@@ -163,12 +163,11 @@ fn chosen(app: &App) -> String {
     } else {
         show::exact(shown)
     };
-    let order = match app.view {
-        View::Drops => "latest first".to_owned(),
-        _ => {
-            let arrow = if app.reverse { "▲" } else { "▼" };
-            format!("by {}{arrow}", sort_name(app.sort))
-        }
+    let order = if app.view == View::Drops {
+        "latest first".to_owned()
+    } else {
+        let arrow = if app.reverse { "▲" } else { "▼" };
+        format!("by {}{arrow}", sort_name(app.sort))
     };
     let filter = app.filter_words();
     let blank = if filter.is_empty() { "" } else { "  " };
