@@ -2,7 +2,7 @@
 //! workloads, NAT, drops, the node. The terminal (`top`) and the page at `/` show it; the socket sends it.
 //!
 //! It is made when somebody asks, from what the last sweep left and from the other sources' last words; nothing is kept
-//! for it. What it costs is in `docs/top.md`: with 65,536 flows about three sweeps' time.
+//! for it. What it costs is in `docs/top.md`: with 65,536 flows two to eight sweeps' time.
 
 // What is asked for.
 pub mod query;
