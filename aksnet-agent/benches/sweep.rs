@@ -22,6 +22,7 @@ use aksnet_agent::{
         fake::{FakeExit, FakePacket, FakeSource},
         source::Source,
     },
+    live::{Filter, LiveQuery, Outside, Sort, View},
     metrics::{Metrics, MetricsConfig},
     plan::Plan,
 };
@@ -160,6 +161,34 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// Somebody looks at all flows, as `top` does.
+    fn look(&self, what: &str, query: &LiveQuery) {
+        let whois = Whois::without_names(&self.plan);
+        let view = View {
+            collector: &self.collector,
+            source: &self.source,
+            whois: &whois,
+            names: &self.names,
+            now: self.ms * MS,
+        };
+        let mut took: Vec<Duration> = (0..SWEEPS)
+            .map(|_| {
+                let start = Instant::now();
+                let snapshot = view.look(query, &Outside::default());
+                assert!(snapshot.is_ok_and(|s| s.totals.flows > 60_000));
+                start.elapsed()
+            })
+            .collect();
+        took.sort_unstable();
+        println!(
+            "{what:<44} median {:7.3} ms   worst {:7.3} ms",
+            took[SWEEPS / 2].as_secs_f64() * 1e3,
+            took[SWEEPS - 1].as_secs_f64() * 1e3,
+        );
+    }
+}
+
 /// What the target speaks of.
 const EVERY_CELL: &str = "every cell changed";
 
@@ -204,6 +233,22 @@ fn main() {
     bench.report("every cell changed, with a timed packet", |source| {
         source.touch_all_timed(100);
     });
+    let query = |limit, text: &str, sort| LiveQuery {
+        limit,
+        sort,
+        filter: Filter {
+            text: text.to_owned(),
+            ..Filter::default()
+        },
+        ..LiveQuery::default()
+    };
+    bench.look("a look: 200 rows", &query(200, "", Sort::ByteRate));
+    bench.look("a look: 5,000 rows", &query(5_000, "", Sort::ByteRate));
+    bench.look("a look: 200 rows, by time", &query(200, "", Sort::First));
+    bench.look(
+        "a look: 200 rows, one word",
+        &query(200, "10.244.1.7", Sort::ByteRate),
+    );
     bench.plan = plan(3);
     println!(
         "{:<44}        {:7.3} ms",

@@ -14,6 +14,7 @@ use crate::{
     bpf::status::ProgramStatus,
     cli::{REVISION, VERSION},
     config::Effective,
+    live::Health,
     node::Node,
 };
 
@@ -162,6 +163,25 @@ impl Board {
     #[must_use]
     pub fn programs(&self) -> Vec<ProgramStatus> {
         self.posted().programs.clone()
+    }
+
+    /// In short, for those who look at flows.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let posted = self.posted();
+        let (ready, not_ready_because) = match &posted.readiness {
+            Readiness::Ready => (true, String::new()),
+            Readiness::Waiting(why) => (false, why.clone()),
+        };
+        Health {
+            version: VERSION.to_owned(),
+            revision: REVISION.to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            ready,
+            not_ready_because,
+            sweeps: *self.sweeps.borrow(),
+            sweep_error: posted.sweep_error.clone().unwrap_or_default(),
+        }
     }
 
     /// All of it, for `/status`.

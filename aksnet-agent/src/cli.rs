@@ -60,7 +60,8 @@ pub struct Cli {
 pub enum Action {
     /// Watch this node until SIGTERM
     Run(Settings),
-    /// Show the busiest flows: from the running agent, or from programs of its own when none runs
+    /// Show flows, workloads, NAT, drops and the node live: from the running agent, or from programs of its own when none
+    /// runs
     Top(Top),
     /// Follow what is dropped, and why: from the running agent, or from programs of its own when none runs
     Drops(Drops),
@@ -100,11 +101,15 @@ pub struct Man {
 
 /// The flags of `top`.
 #[derive(Args, Debug)]
+#[command(
+    after_help = "On a terminal it shows flows, workloads, NAT, drops and the node, with keys (press ?); where standard \
+                  output is none, rows as with --raw. NO_COLOR is honoured. See docs/top.md."
+)]
 pub struct Top {
-    /// Print rows for scripts and pipes, one line each
+    /// Print rows for scripts and pipes, one line each, in place of the screen
     #[arg(long)]
     pub raw: bool,
-    /// Print each row as a JSON object (with --raw)
+    /// Print each row as a JSON object, in place of the screen
     #[arg(long)]
     pub json: bool,
     /// Seconds between looks
@@ -113,9 +118,9 @@ pub struct Top {
     /// Stop after so many looks [default: go on until interrupted]
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
-    /// Rows per look
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub limit: usize,
+    /// Rows per look [default: 20, on the screen 1000]
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
     /// What makes a flow busy
     #[arg(long, value_enum, default_value_t = Sort::Bytes)]
     pub sort: Sort,
@@ -534,6 +539,17 @@ impl Settings {
 }
 
 impl Top {
+    /// Rows per look of `--raw`, unless told otherwise.
+    pub const RAW_LIMIT: usize = 20;
+    /// Rows per look of the screen, unless told otherwise.
+    pub const SCREEN_LIMIT: usize = 1_000;
+
+    /// Whether rows are printed rather than shown on a screen: somebody wants that, or there is no terminal that can.
+    #[must_use]
+    pub fn prints(&self, is_terminal: bool, term: Option<&std::ffi::OsStr>) -> bool {
+        self.raw || self.json || !is_terminal || term.is_some_and(|term| term == "dumb")
+    }
+
     /// The effective config of programs that `top` loads itself.
     ///
     /// # Errors

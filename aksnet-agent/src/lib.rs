@@ -42,6 +42,8 @@ pub mod explain;
 pub mod metrics;
 
 // 7. Live flows to the terminal.
+pub mod live;
+
 pub mod top;
 
 // What was dropped, and why, for whoever follows it.

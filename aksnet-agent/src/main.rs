@@ -1,6 +1,6 @@
 //! `aksnet-agent`: reads the command line, does what it says, ends with the exit code of what happened.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use aksnet_agent::{
     cli::{self, Action, Cli, REVISION, VERSION},
@@ -72,8 +72,19 @@ fn act(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Some(Action::Top(args)) => {
             let effective = args.effective()?;
-            log_errors(&effective);
-            commands::top::top(&args, &effective, wiring::rows_text, wiring::load)?;
+            if args.prints(
+                std::io::stdout().is_terminal(),
+                std::env::var_os("TERM").as_deref(),
+            ) {
+                log_errors(&effective);
+                commands::top::top(&args, &effective, wiring::rows_text, wiring::load)?;
+            } else {
+                if !std::io::stderr().is_terminal() {
+                    // On the screen itself words would be in the way; what matters of them is shown there.
+                    log_errors(&effective);
+                }
+                commands::screen::screen(&args, &effective, wiring::load)?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         Some(Action::Drops(args)) => {

@@ -17,7 +17,7 @@ use crate::{
         kernel::{self, Kernel},
         status::ProgramStatus,
     },
-    capture::{live, table::Shared},
+    capture::{self, table::Shared},
     classify::Whois,
     cli::{self, REVISION, VERSION},
     collect::{
@@ -37,6 +37,7 @@ use crate::{
     exit::{Exit, Failure, OrExit},
     flowlog::{Filter, FlowLog, FlowRecord},
     identify::{object::Kind, shared},
+    live::{self, LiveQuery},
     metrics::{Metrics, ProgramRuns},
     node::{Node, interface::Interface},
     otlp,
@@ -84,8 +85,8 @@ pub fn load(config: &Config, node: &Node, sources: &Arc<Sources>) -> Result<Part
 
 /// Captures packets on the node's interfaces, and builds the accounts on what it counts.
 fn capture(config: &Config, node: &Node, sources: &Arc<Sources>) -> Parts {
-    tracing::warn!("{}", live::WITHOUT);
-    let (taps, table) = live::start(config.flow_cells, config.spill_entries);
+    tracing::warn!("{}", capture::live::WITHOUT);
+    let (taps, table) = capture::live::start(config.flow_cells, config.spill_entries);
     let names = DropNames::new([], Vec::new());
     let (accounts, metrics) = Accounts::new(config, node, sources, table, names);
     let datapath = Tapped {
@@ -97,7 +98,7 @@ fn capture(config: &Config, node: &Node, sources: &Arc<Sources>) -> Parts {
 
 /// The taps, which also tell the metrics how they are.
 struct Tapped {
-    taps: live::Taps,
+    taps: capture::live::Taps,
     metrics: Metrics,
 }
 
@@ -562,6 +563,33 @@ impl<S: Counting> TopReader for Accounts<S> {
             .iter()
             .filter_map(|row| serde_json::to_value(row).ok())
             .collect()
+    }
+
+    fn live(&mut self, query: &LiveQuery) -> Result<live::Snapshot, String> {
+        // Before the accounts are locked: sweeps do not wait for this.
+        let (sources, log) = {
+            let inner = self.lock();
+            (inner.sources.clone(), inner.drops.clone())
+        };
+        let outside = live::Outside {
+            destinations: sources.conntrack.busiest(query.limit()),
+            records: log.recent(),
+        };
+        let inner = self.lock();
+        let index = sources.names.read();
+        let whois = Whois {
+            plan: &inner.plan,
+            index: &index,
+            translations: Some(sources.conntrack.as_ref()),
+        };
+        let view = live::View {
+            collector: &inner.collector,
+            source: &inner.source,
+            whois: &whois,
+            names: &inner.names,
+            now: shared::now(),
+        };
+        view.look(query, &outside)
     }
 }
 

@@ -15,6 +15,7 @@ use aksnet_agent::{
     droplog::{DropLog, DropRecord, End, News},
     exit::Exit,
     flowlog::{Filter, FlowLog, FlowRecord},
+    live::{LiveQuery, Snapshot},
     socket::{
         client::Client,
         protocol::{DropsQuery, LiveSource, TopQuery, TopReader},
@@ -57,6 +58,18 @@ impl TopReader for Looks {
         self.looks += 1;
         vec![json!({"look": self.looks, "limit": query.limit})]
     }
+
+    fn live(&mut self, query: &LiveQuery) -> Result<Snapshot, String> {
+        if query.limit == 13 {
+            return Err("no such luck".to_owned());
+        }
+        self.looks += 1;
+        Ok(Snapshot {
+            pairs: self.looks,
+            matching: query.limit as u64,
+            ..Snapshot::default()
+        })
+    }
 }
 
 fn query() -> TopQuery {
@@ -85,6 +98,36 @@ fn with_log(path: &Path, drops: Arc<DropLog>, client: impl FnOnce() + Send + 'st
         }
     });
     assert!(!path.exists(), "the socket is removed in the end");
+}
+
+#[test]
+fn another_question_is_answered_at_once_and_what_is_not_understood_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.sock");
+    let there = path.clone();
+    with_server(&path, move || {
+        let client = Client::connect(&there).unwrap().unwrap();
+        let query = |limit| LiveQuery {
+            interval: 3600.0,
+            limit,
+            ..LiveQuery::default()
+        };
+        let (mut asker, mut answers) = client.live(&query(5)).unwrap();
+        let mut hear = || answers.hear().unwrap();
+        let first = hear().unwrap();
+        assert_eq!((first.pairs, first.matching), (1, 5));
+        let health = first.health.clone().unwrap();
+        assert_eq!(health.not_ready_because, "starting");
+        asker.ask(&query(13)).unwrap();
+        assert_eq!(hear().unwrap_err(), "no such luck");
+        for n in 0..300 {
+            asker.ask(&query(100 + n)).unwrap();
+            assert_eq!(hear().unwrap().matching, 100 + n as u64);
+        }
+        // Hanging up wakes whoever hears.
+        drop(asker);
+        assert_eq!(answers.hear().unwrap_err().exit, Exit::Unavailable);
+    });
 }
 
 #[test]

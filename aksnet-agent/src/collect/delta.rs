@@ -8,7 +8,10 @@ use aksnet_common::flow::{ColdCell, HotCell, TIME_BUCKETS};
 
 use crate::{
     classify::{Anomaly, Class},
-    metrics::flow::{FlowHandles, NOT_NATED},
+    metrics::{
+        flow::{FlowHandles, NOT_NATED},
+        histogram::PathTimes,
+    },
 };
 
 /// The cell's flow has been judged: it has a class and series.
@@ -150,6 +153,14 @@ impl Seen {
         delta
     }
 
+    /// Packets and bytes on the wire so far. Of super-packets' further packets the low 32 bits are known.
+    pub(super) fn so_far(&self) -> (u64, u64) {
+        (
+            self.skbs + u64::from(self.gso_packets),
+            self.bytes + self.gso_bytes,
+        )
+    }
+
     /// A cell that has no series yet.
     pub(super) fn unknown() -> Self {
         Self {
@@ -187,6 +198,14 @@ impl ColdSeen {
     /// Timed packets that left the node so far.
     pub(super) const fn exits(&self) -> u64 {
         self.exits
+    }
+
+    /// Times by stage so far.
+    pub(super) fn so_far(&self) -> [PathTimes; 2] {
+        [0, 1].map(|stage| PathTimes {
+            buckets: self.times[stage].map(u64::from),
+            sum_ns: self.sum_ns[stage],
+        })
     }
 
     /// Timed packets that were dropped so far.

@@ -3,16 +3,21 @@
 use aksnet_common::{
     drops::{DropKey, DropStats},
     flow::{ColdCell, HotCell, ORIGIN_NODE},
+    packet::{FIN, RST},
+    passage::NatKind,
 };
 
 use super::{
     cause::Cause,
-    delta::{CLOSED, KNOWN},
+    delta::{CLOSED, KNOWN, REOPENED, REPLY, TWIN},
     join::Side,
     source::Source,
     sweep::{Collector, milliseconds},
 };
-use crate::classify::{Verdict, Whois};
+use crate::{
+    classify::{Class, Verdict, Whois},
+    metrics::{budget::Handle, histogram::PathTimes},
+};
 
 /// A flow as it stands now.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +50,77 @@ impl LiveFlow {
     }
 }
 
+/// A flow as the last sweep left it, without a look at its cell: what can be had of every flow many times a minute.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Glance {
+    /// Where it is.
+    pub(crate) cell: u32,
+    /// Whether its packets are a connection's replies.
+    pub(crate) reply: bool,
+    /// Whether it stands for a connection: its originator's flow, and not that flow's second cell.
+    pub(crate) connection: bool,
+    /// Whether that connection has not been finished, as far as TCP's flags tell.
+    pub(crate) open: bool,
+    /// Kind of traffic.
+    pub(crate) class: Class,
+    /// What NAT did to the connection.
+    pub(crate) nat: NatKind,
+    /// Its series in the flow families.
+    pub(crate) series: Handle,
+    /// Packets on the wire.
+    pub(crate) packets: u64,
+    /// Bytes on the wire, IP length.
+    pub(crate) bytes: u64,
+    /// Packets and bytes per second between the last two sweeps.
+    pub(crate) rates: (f64, f64),
+    /// Dropped packets.
+    pub(crate) drops: u64,
+    /// Milliseconds since it was last seen to change.
+    pub(crate) idle_ms: u32,
+}
+
 impl Collector {
+    /// All judged flows at a glance.
+    pub(crate) fn glances(&self) -> impl Iterator<Item = Glance> + '_ {
+        let ms = self.ms();
+        self.live().map(move |cell| {
+            let seen = &self.seen[cell as usize];
+            let reply = seen.has(REPLY);
+            let (packets, bytes) = seen.so_far();
+            let finished = u32::from(seen.tcp) & u32::from(FIN | RST) != 0;
+            Glance {
+                cell,
+                reply,
+                connection: !reply && !seen.has(TWIN),
+                open: !finished || seen.has(REOPENED),
+                class: seen.class(),
+                nat: seen.nat(),
+                series: seen.flow,
+                packets,
+                bytes,
+                rates: self.rates(cell),
+                drops: self.links[cell as usize].drops,
+                idle_ms: ms.wrapping_sub(seen.changed),
+            }
+        })
+    }
+
+    /// A flow's times on the NAT path as of the last sweep, by stage.
+    pub(crate) fn times(&self, cell: u32) -> [PathTimes; 2] {
+        self.cold[cell as usize].so_far()
+    }
+
+    /// Whether any packet of the flow was ever timed.
+    pub(crate) fn timed(&self, cell: u32) -> bool {
+        self.cold[cell as usize].exits() > 0
+    }
+
+    /// Wall time of the last sweep, and milliseconds between it and the one before.
+    #[must_use]
+    pub const fn swept(&self) -> (u64, u32) {
+        (self.now.unix_ms, self.interval_ms)
+    }
+
     /// The cells of all judged flows.
     pub fn live(&self) -> impl Iterator<Item = u32> + '_ {
         let known = |(cell, seen): (u32, &super::delta::Seen)| seen.has(KNOWN).then_some(cell);

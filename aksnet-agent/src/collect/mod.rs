@@ -46,6 +46,7 @@ mod live;
 // Flow records, of what ends and of what goes on for long.
 mod export;
 
+pub(crate) use self::live::Glance;
 pub use self::{
     cause::DropNames,
     export::Recording,

@@ -4,6 +4,8 @@ pub mod run;
 
 pub mod top;
 
+pub mod screen;
+
 pub mod drops;
 
 pub mod explain;

@@ -128,6 +128,7 @@ pub(crate) mod tests {
         config::{file, merge::merge},
         droplog::DropLog,
         flowlog::{Filter, FlowLog, FlowRecord},
+        live::{self, LiveQuery},
         node::{netlink::Netlink, tests::netns},
         plan::Plan,
         socket::protocol::{LiveSource, TopQuery, TopReader},
@@ -178,6 +179,9 @@ pub(crate) mod tests {
     impl TopReader for Accounts {
         fn rows(&mut self, _query: &TopQuery) -> Vec<Value> {
             vec![json!({"sweeps": self.sweeps.load(Ordering::Relaxed)})]
+        }
+        fn live(&mut self, _query: &LiveQuery) -> Result<live::Snapshot, String> {
+            Ok(live::Snapshot::default())
         }
     }
 

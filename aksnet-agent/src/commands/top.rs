@@ -30,7 +30,7 @@ pub fn top(
 ) -> Result<(), Failure> {
     let query = TopQuery {
         interval: args.interval,
-        limit: args.limit,
+        limit: args.limit.unwrap_or(Top::RAW_LIMIT),
         sort: args.sort,
     };
     let mut printer = Printer {

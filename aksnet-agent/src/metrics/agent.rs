@@ -39,7 +39,7 @@ pub struct ProgramRuns {
 /// The agent's own series.
 #[derive(Clone, Debug)]
 pub(crate) struct AgentFamilies {
-    pub(super) programs: BTreeMap<(String, String), bool>,
+    pub(crate) programs: BTreeMap<(String, String), bool>,
     pub(super) runs: BTreeMap<String, ProgramRuns>,
     pub(super) build: Option<(String, String)>,
     pub(crate) entries: u64,

@@ -101,6 +101,12 @@ impl<K: LabelSet, V: Default> SeriesTable<K, V> {
         }
     }
 
+    /// The label set of a series; `None` is the last one, which stands for whatever had no room.
+    #[must_use]
+    pub fn key(&self, handle: Handle) -> Option<&K> {
+        self.keys.get(handle as usize)?.as_ref()
+    }
+
     /// The value of a series.
     pub fn at(&mut self, handle: Handle) -> &mut V {
         &mut self.values[handle as usize]

@@ -41,6 +41,11 @@ impl ConntrackFamilies {
         }
     }
 
+    /// What was set last.
+    pub(crate) const fn now(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
     pub(super) fn set(&mut self, snapshot: Snapshot) {
         self.snapshot = snapshot;
     }

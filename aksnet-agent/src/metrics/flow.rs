@@ -116,6 +116,12 @@ impl FlowFamilies {
         *self.anomalies.entry(AnomalyLabels { anomaly, src, dst }) += connections;
     }
 
+    /// Who sends a flow's packets to whom, by its series.
+    pub(crate) fn parties(&self, series: Handle) -> (Party, Party) {
+        let labels = self.flows.key(series);
+        labels.map_or((Party::OTHER, Party::OTHER), |l| (l.src, l.dst))
+    }
+
     pub(crate) fn handles(&mut self, labels: FlowLabels) -> FlowHandles {
         let nat_bytes = match labels.nat {
             NatKind::None => NOT_NATED,

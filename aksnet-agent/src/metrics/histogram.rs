@@ -22,6 +22,14 @@ impl PathTimes {
         self.buckets.iter().sum()
     }
 
+    /// Adds others'.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, n) in self.buckets.iter_mut().zip(other.buckets) {
+            *sum += n;
+        }
+        self.sum_ns += other.sum_ns;
+    }
+
     /// The time in nanoseconds below which the share `q` of all lies, interpolated within its bucket; `None`
     /// without times.
     #[must_use]

@@ -10,9 +10,9 @@ use super::describe::{self, Family};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct IdentityFamilies {
     /// Objects known, by kind.
-    pub(super) objects: BTreeMap<&'static str, u64>,
+    pub(crate) objects: BTreeMap<&'static str, u64>,
     /// Whether each source has told all it has and tells what changes.
-    pub(super) synced: BTreeMap<&'static str, bool>,
+    pub(crate) synced: BTreeMap<&'static str, bool>,
 }
 
 impl IdentityFamilies {

@@ -94,7 +94,7 @@ pub(crate) struct Families {
     pub(crate) probes: probes::ProbeFamilies,
     pub(crate) conntrack: conntrack::ConntrackFamilies,
     pub(crate) agent: agent::AgentFamilies,
-    node: node::NodeFamilies,
+    pub(crate) node: node::NodeFamilies,
     pub(crate) identity: identity::IdentityFamilies,
 }
 

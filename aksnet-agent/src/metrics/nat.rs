@@ -121,6 +121,15 @@ impl NatFamilies {
         }
     }
 
+    /// The last minute's times of one kind of traffic, NAT and stage.
+    pub(crate) fn recent(&self, class: Class, nat: NatKind, stage: usize) -> PathTimes {
+        let mut sum = PathTimes::default();
+        for (_, slot) in &self.window {
+            sum.add(&slot[number(class, nat, stage)]);
+        }
+        sum
+    }
+
     /// The median in nanoseconds of the window's times that `wanted` selects.
     fn median(&self, wanted: impl Fn(Class) -> bool, nat: NatKind, stage: usize) -> Option<f64> {
         let mut sum = PathTimes::default();

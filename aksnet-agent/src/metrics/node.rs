@@ -7,13 +7,18 @@ use crate::node::{found::Found, pod_ips::PodIps};
 
 /// The node's series.
 #[derive(Clone, Debug, Default)]
-pub(super) struct NodeFamilies {
+pub(crate) struct NodeFamilies {
     /// The labels of the one series.
     info: Option<Vec<String>>,
-    pub(super) pod_ips: Vec<PodIps>,
+    pub(crate) pod_ips: Vec<PodIps>,
 }
 
 impl NodeFamilies {
+    /// Values of the labels of [`describe::NODE_INFO`], in their order; empty as long as nothing is known.
+    pub(crate) fn info(&self) -> &[String] {
+        self.info.as_deref().unwrap_or_default()
+    }
+
     pub(super) fn set_info(&mut self, name: &str, found: &Found) {
         let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
         self.info = Some(vec![

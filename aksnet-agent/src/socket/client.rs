@@ -15,6 +15,7 @@ use crate::{
     droplog::News,
     exit::{Exit, Failure, OrExit},
     flowlog,
+    live::{LiveQuery, Snapshot},
 };
 
 /// A connection to the running agent.
@@ -116,6 +117,16 @@ impl Client {
         }
     }
 
+    /// All views of the node, again and again: an end to ask at, and one to hear at, perhaps on another thread.
+    ///
+    /// # Errors
+    /// When the agent has gone.
+    pub fn live(mut self, query: &LiveQuery) -> Result<(LiveAsker, LiveAnswers), Failure> {
+        let asker = LiveAsker(self.reader.get_ref().try_clone().or_exit(Exit::Os)?);
+        self.ask(&Request::Live(query.clone()))?;
+        Ok((asker, LiveAnswers(self)))
+    }
+
     /// What `/status` shows.
     ///
     /// # Errors
@@ -151,6 +162,45 @@ impl Client {
         match self.reader.read_line(&mut line) {
             Ok(n) if n > 0 => serde_json::from_str(&line).or_exit(Exit::Unavailable),
             _ => Err(gone()),
+        }
+    }
+}
+
+/// Asks for other views.
+pub struct LiveAsker(UnixStream);
+
+impl LiveAsker {
+    /// From now on, and at once.
+    ///
+    /// # Errors
+    /// When the agent has gone.
+    pub fn ask(&mut self, query: &LiveQuery) -> Result<(), Failure> {
+        let mut line = serde_json::to_vec(&Request::Live(query.clone())).or_exit(Exit::Software)?;
+        line.push(b'\n');
+        self.0.write_all(&line).map_err(|_| gone())
+    }
+}
+
+impl Drop for LiveAsker {
+    /// Hangs up, so that whoever hears is not left waiting.
+    fn drop(&mut self) {
+        let _gone = self.0.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Hears what is answered.
+pub struct LiveAnswers(Client);
+
+impl LiveAnswers {
+    /// The next snapshot; the inner error is what the agent did not understand of the last question.
+    ///
+    /// # Errors
+    /// When the agent has gone, or is of another version.
+    pub fn hear(&mut self) -> Result<Result<Box<Snapshot>, String>, Failure> {
+        match self.0.hear()? {
+            Answer::Live(snapshot) => Ok(Ok(snapshot)),
+            Answer::Error(why) => Ok(Err(why)),
+            other => Err(unexpected(&other)),
         }
     }
 }

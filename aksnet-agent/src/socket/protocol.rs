@@ -14,6 +14,9 @@
 //! < {"session":{...}}                 what a recording begins with
 //! > "doctor"
 //! < {"evidence":{...}}
+//! > {"live":{"limit":200,"filter":{"namespace":"shop"}}}
+//! < {"live":{...}}                    a snapshot at once, and one each interval, until the client hangs up;
+//! > {"live":{"sort":"drops"}}         another question replaces the one before, and is answered at once
 //! > "status"
 //! < {"status":{...}}
 //! < {"error":"..."}                   to anything else
@@ -29,6 +32,7 @@ use crate::{
     doctor::Evidence,
     droplog::{DropLog, DropRecord},
     flowlog::{Filter, FlowLog, FlowRecord},
+    live::{LiveQuery, Snapshot},
 };
 
 /// A request.
@@ -43,6 +47,8 @@ pub enum Request {
     Flows(FlowsQuery),
     /// What a recording begins with.
     Session,
+    /// All views of the node, again and again. Another such request replaces this one.
+    Live(LiveQuery),
     /// What `/status` shows.
     Status,
     /// What `doctor` judges by.
@@ -113,6 +119,8 @@ pub enum Answer {
     Done,
     /// So many drops or flow records came faster than they were read.
     Missed(u64),
+    /// All views of the node at one moment.
+    Live(Box<Snapshot>),
     /// What `/status` shows.
     Status(Value),
     /// What `doctor` judges by.
@@ -148,6 +156,12 @@ pub trait LiveSource: Send + Sync {
 pub trait TopReader: Send {
     /// The busiest flows since the call before; the first call has nothing to compare with.
     fn rows(&mut self, query: &TopQuery) -> Vec<Value>;
+
+    /// All views of the node, as of the last sweep.
+    ///
+    /// # Errors
+    /// Says what of the query is not understood.
+    fn live(&mut self, query: &LiveQuery) -> Result<Snapshot, String>;
 }
 
 #[cfg(test)]
@@ -170,6 +184,12 @@ mod tests {
             serde_json::from_str::<Request>("\"status\"").unwrap(),
             Request::Status
         );
+        let live: Request = serde_json::from_str(r#"{"live":{"limit":9}}"#).unwrap();
+        let expected = LiveQuery {
+            limit: 9,
+            ..LiveQuery::default()
+        };
+        assert_eq!(live, Request::Live(expected));
         let drops: Request = serde_json::from_str(r#"{"drops":{"recent":true}}"#).unwrap();
         assert_eq!(drops, Request::Drops(DropsQuery { recent: true }));
     }

@@ -5,11 +5,16 @@ use std::{
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines, Take},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
 };
 
 use super::protocol::{Answer, DropsQuery, FlowsQuery, LiveSource, Request, TopQuery};
@@ -19,10 +24,17 @@ use crate::{
     droplog::News,
     exit::{Exit, Failure},
     flowlog,
+    live::{LiveQuery, Snapshot},
 };
 
 /// A request longer than this is no request.
 const LONGEST_REQUEST: u64 = 64 * 1024;
+
+/// A sweep that is so late does not come.
+const NO_SWEEP: Duration = Duration::from_secs(3);
+
+/// What a client says, line by line.
+type Requests = Lines<BufReader<Take<OwnedReadHalf>>>;
 
 /// The socket, taken: nobody else has it, and it is removed when this is dropped.
 pub struct Claim {
@@ -125,7 +137,7 @@ impl Claim {
                     }
                     Err(error) => {
                         tracing::warn!("the socket accepts no client: {error}");
-                        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                        tokio::time::sleep(Duration::from_secs(1)).await;
                     }
                 },
                 Some(_) = clients.join_next() => {}
@@ -136,7 +148,7 @@ impl Claim {
 
 async fn answer(stream: UnixStream, board: &Board, top: &dyn LiveSource) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
-    let mut lines = BufReader::new(read.take(LONGEST_REQUEST)).lines();
+    let mut lines: Requests = BufReader::new(read.take(LONGEST_REQUEST)).lines();
     while let Some(line) = lines.next_line().await? {
         match serde_json::from_str(&line) {
             Ok(Request::Status) => say(&mut write, &Answer::Status(board.status())).await?,
@@ -151,6 +163,9 @@ async fn answer(stream: UnixStream, board: &Board, top: &dyn LiveSource) -> std:
                     // The client says nothing more: either it hung up, or it wants something else.
                     _ = lines.next_line() => return Ok(()),
                 }
+            }
+            Ok(Request::Live(query)) => {
+                return stream_live(&mut write, &mut lines, board, top, query).await;
             }
             Ok(Request::Drops(query)) => {
                 tokio::select! {
@@ -192,6 +207,56 @@ async fn stream_rows(
         looks.tick().await;
         say(write, &Answer::Rows(reader.rows(query))).await?;
     }
+}
+
+async fn stream_live(
+    write: &mut OwnedWriteHalf,
+    lines: &mut Requests,
+    board: &Board,
+    top: &dyn LiveSource,
+    mut query: LiveQuery,
+) -> std::io::Result<()> {
+    let mut reader = top.open();
+    let mut sweeps = board.sweeps();
+    loop {
+        let answered = *sweeps.borrow_and_update();
+        match reader.live(&query) {
+            Ok(snapshot) => {
+                let health = Some(board.health());
+                let snapshot = Snapshot { health, ..snapshot };
+                say(write, &Answer::Live(Box::new(snapshot))).await?;
+            }
+            Err(why) => say(write, &Answer::Error(why)).await?,
+        }
+        // Somebody may ask for long, a little each time.
+        lines.get_mut().get_mut().set_limit(LONGEST_REQUEST);
+        tokio::select! {
+            () = next_look(&mut sweeps, answered, query.interval()) => {}
+            line = lines.next_line() => {
+                let Some(line) = line? else { return Ok(()) };
+                match serde_json::from_str(&line) {
+                    Ok(Request::Live(another)) => query = another,
+                    // It wants something else.
+                    Ok(_) => return Ok(()),
+                    Err(error) => {
+                        let text = format!("not a request: {error}");
+                        return say(write, &Answer::Error(text)).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Waits until there is something new to see: a sweep since the last answer, and the interval is over but for a little,
+/// as it and the sweeps' keep no step. Where no sweep comes, that is what there is to see.
+async fn next_look(sweeps: &mut watch::Receiver<u64>, answered: u64, interval: Duration) {
+    let swept = async {
+        tokio::time::sleep(interval.mul_f64(0.9)).await;
+        // An error says that the agent ends.
+        let _ended = sweeps.wait_for(|sweep| *sweep > answered).await;
+    };
+    let _late = tokio::time::timeout(interval + NO_SWEEP, swept).await;
 }
 
 async fn stream_drops(

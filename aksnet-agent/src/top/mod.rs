@@ -6,10 +6,13 @@ pub mod model;
 // Rows as lines.
 pub mod raw;
 
+// All views, on a terminal.
+pub mod screen;
+
 // Numbers as people read them.
 pub mod units;
 
 pub use self::model::{Query, Row, Sort, rows};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -13,7 +13,7 @@ use aksnet_common::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    classify::{FlowFacts, Peer, Whois, classify},
+    classify::{FlowFacts, Peer, Verdict, Whois, classify},
     collect::{Collector, DropNames, LiveFlow, cause::Cause, join::Side, source::Source},
     metrics::{
         histogram::PathTimes,
@@ -55,7 +55,7 @@ impl Default for Query {
 }
 
 /// Addresses and ports of a packet. For ICMP echo, `src_port` is the identifier and `dst_port` is 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Ends {
     /// Source address.
     pub src: IpAddr,
@@ -101,6 +101,7 @@ pub struct Who {
 }
 
 impl Who {
+    /// As the index and the address plan have it.
     pub(crate) fn of(peer: &Peer, whois: &Whois) -> Self {
         Self {
             namespace: whois.namespace(peer).to_owned(),
@@ -184,7 +185,7 @@ pub fn rows<S: Source>(
         .collect();
     let orphans = collector.orphan_drops();
     rows.extend(
-        orphans.map(|(key, stats, cause)| drop_row(collector, (key, stats, cause), whois, names)),
+        orphans.map(|(key, stats, cause)| drop_row(collector, (key, stats, cause), whois, names).0),
     );
     rows.sort_by(|a, b| compare(a, b, query.sort));
     rows.truncate(query.limit);
@@ -243,6 +244,7 @@ pub(crate) fn both_stages(cold: &ColdCell) -> PathTimes {
     sum
 }
 
+/// What is shown of times; `None` without any.
 pub(crate) fn timing(times: &PathTimes) -> Option<Timing> {
     Some(Timing {
         samples: times.count(),
@@ -251,7 +253,8 @@ pub(crate) fn timing(times: &PathTimes) -> Option<Timing> {
     })
 }
 
-fn flow_row(flow: &LiveFlow, whois: &Whois, names: &DropNames) -> Row {
+/// A flow's row.
+pub(crate) fn flow_row(flow: &LiveFlow, whois: &Whois, names: &DropNames) -> Row {
     let plan = whois.plan;
     let (hot, cold) = (&flow.hot, &flow.cold);
     let reply = flow.side == Side::Reply;
@@ -304,12 +307,12 @@ fn flow_row(flow: &LiveFlow, whois: &Whois, names: &DropNames) -> Row {
 }
 
 /// A drop whose tuple is no live flow's. It was dropped before anybody counted it, or its flow is gone.
-fn drop_row(
+pub(crate) fn drop_row(
     collector: &Collector,
     (key, stats, cause): (&DropKey, &DropStats, Cause),
     whois: &Whois,
     names: &DropNames,
-) -> Row {
+) -> (Row, Verdict) {
     let plan = whois.plan;
     let before = key.key.tuple();
     let verdict = classify(
@@ -329,7 +332,7 @@ fn drop_row(
         whois,
     );
     let reason = names.reason(key.reason);
-    Row {
+    let row = Row {
         time_ms: collector.unix_ms(stats.last_ns),
         class: verdict.class.name().to_owned(),
         nat: nat_name(verdict.nat).to_owned(),
@@ -351,5 +354,6 @@ fn drop_row(
         drops: stats.skbs + stats.gso_packets,
         drop_reason: Some(reason),
         drop_cause: Some(cause.name().to_owned()),
-    }
+    };
+    (row, verdict)
 }

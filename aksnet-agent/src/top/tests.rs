@@ -46,8 +46,11 @@ fn key(protocol: u8, t: Tuple) -> FlowKey {
     }
 }
 
-/// An egress of three packets, a DNS query of one, and a denied connection that no cell knows.
-fn rows_of_a_node(sort: Sort, limit: usize) -> Vec<Row> {
+/// An egress of three packets, a DNS query of one, and a denied connection that no cell knows; what somebody sees who
+/// looks at them.
+pub(crate) fn small_node<T>(
+    look: impl FnOnce(&Collector, &FakeSource, &Whois, &DropNames) -> T,
+) -> T {
     let plan = Plan::builder()
         .pod_cidr("10.244.0.0/16".parse().expect("a range"))
         .service_cidr("10.0.0.0/16".parse().expect("a range"))
@@ -118,13 +121,13 @@ fn rows_of_a_node(sort: Sort, limit: usize) -> Vec<Row> {
         },
     );
     collector.sweep(&mut source, at(4_000), Whois::without_names(&plan), &names);
-    rows(
-        &collector,
-        &source,
-        &Whois::without_names(&plan),
-        &names,
-        Query { sort, limit },
-    )
+    look(&collector, &source, &Whois::without_names(&plan), &names)
+}
+
+fn rows_of_a_node(sort: Sort, limit: usize) -> Vec<Row> {
+    small_node(|collector, source, whois, names| {
+        rows(collector, source, whois, names, Query { sort, limit })
+    })
 }
 
 #[test]

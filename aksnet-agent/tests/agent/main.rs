@@ -55,3 +55,4 @@ mod mishaps;
 mod doctor;
 mod prometheus;
 mod records;
+mod screen;

@@ -20,7 +20,7 @@ pub struct Tool {
 }
 
 /// What comes from packages, whichever way the BPF object is built.
-pub const TOOLS: [Tool; 15] = [
+pub const TOOLS: [Tool; 16] = [
     Tool {
         evidence: &["cc"],
         package: "build-essential",
@@ -95,6 +95,11 @@ pub const TOOLS: [Tool; 15] = [
         evidence: &["promtool"],
         package: "prometheus",
         purpose: "a real Prometheus scrapes the agent in a test, and promtool tests the alerts",
+    },
+    Tool {
+        evidence: &["tmux"],
+        package: "tmux",
+        purpose: "a real terminal for the tests of `top`",
     },
 ];
 

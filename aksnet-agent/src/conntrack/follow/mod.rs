@@ -31,7 +31,7 @@ use super::{
     schedule::{Reason, Schedule},
     snat::Limits,
     stats::{self, Counters, CpuReading, Summing, TableSize},
-    table::{AzureUse, PortUse, Table},
+    table::{AzureUse, DestinationUse, PortUse, Table},
 };
 use crate::config::ConntrackMode;
 
@@ -223,6 +223,15 @@ impl Follower {
             unmirrored: shared.table.unmirrored(),
             resyncs: shared.status.resyncs.clone(),
         }
+    }
+
+    /// The destinations that are nearest to running out of the node's ports, and how many there are; `None`: not known.
+    #[must_use]
+    pub fn busiest(&self, most: usize) -> Option<(Vec<DestinationUse>, usize)> {
+        let shared = self.lock();
+        let known =
+            shared.status.dumps > 0 && !matches!(shared.status.table, TableState::Unknown(_));
+        known.then(|| shared.table.busiest(shared.limits, most))
     }
 
     /// Looks into the table. The follower waits meanwhile, so look briefly.

@@ -65,6 +65,23 @@ pub struct AzureUse {
     pub in_use: u64,
 }
 
+/// How many of a node address's ports are taken towards one destination.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DestinationUse {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The address that connections leave the node with.
+    pub node: Addr,
+    /// Where to.
+    pub to: Addr,
+    /// Which port there.
+    pub port: u16,
+    /// Connections, each with a port of its own.
+    pub in_use: u32,
+    /// How many there can be.
+    pub limit: u32,
+}
+
 /// The mirror.
 #[derive(Debug)]
 pub struct Table {
@@ -237,6 +254,38 @@ impl Table {
         let mut uses: Vec<PortUse> = uses.into_values().collect();
         uses.sort_by_key(|u| (u.family, u.protocol));
         uses
+    }
+
+    /// The destinations that are nearest to running out of ports, the nearest first, at most `most`; and how many there
+    /// are in all.
+    #[must_use]
+    pub fn busiest(&self, limits: Limits, most: usize) -> (Vec<DestinationUse>, usize) {
+        let mut uses: Vec<DestinationUse> = self
+            .destinations
+            .iter()
+            .map(|(key, n)| DestinationUse {
+                protocol: key.protocol,
+                node: key.node,
+                to: key.to,
+                port: key.port,
+                in_use: *n,
+                limit: key.pool.ports(key.protocol, limits),
+            })
+            .collect();
+        let ratio = |u: &DestinationUse| f64::from(u.in_use) / f64::from(u.limit.max(1));
+        let order = |a: &DestinationUse, b: &DestinationUse| {
+            let ends = |u: &DestinationUse| (u.to.0, u.port, u.protocol, u.node.0);
+            ratio(b)
+                .total_cmp(&ratio(a))
+                .then_with(|| ends(a).cmp(&ends(b)))
+        };
+        let all = uses.len();
+        if most > 0 && all > most {
+            uses.select_nth_unstable_by(most - 1, order);
+        }
+        uses.truncate(most);
+        uses.sort_by(order);
+        (uses, all)
     }
 
     /// Use of Azure's ports by TCP and by UDP.
