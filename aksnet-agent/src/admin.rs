@@ -23,11 +23,12 @@ pub type Metrics = Arc<dyn Fn() -> anyhow::Result<String> + Send + Sync>;
 /// Prometheus' text format.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// What is where.
 const INDEX: &str = "aksnet-agent\n\n\
     /metrics  for Prometheus (text, gzip if asked)\n\
     /live     200 while the agent's loop turns\n\
     /ready    200 once programs are attached and a first sweep is done\n\
-    /status   programs, interfaces, tables, address plan and config, as JSON\n";
+    /status   programs, interfaces, tables, address plan and config, as JSON\n\n";
 
 /// Takes the listen address.
 ///
@@ -66,7 +67,13 @@ struct Shared {
     metrics: Metrics,
 }
 
-/// Serves until `stop`.
+/// `/` where the page is not: what is where, with a further line.
+pub fn index(line: &str) -> Router {
+    let text = format!("{INDEX}{line}");
+    Router::new().route("/", get(async || text))
+}
+
+/// Serves until `stop`, with `root` beside: [`index`], or the page.
 ///
 /// # Errors
 /// When the listener fails for good.
@@ -74,15 +81,16 @@ pub async fn serve(
     listener: TcpListener,
     board: Arc<Board>,
     metrics: Metrics,
+    root: Router,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let app = Router::new()
-        .route("/", get(|| async { INDEX }))
         .route("/metrics", get(serve_metrics))
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/status", get(status))
-        .with_state(Shared { board, metrics });
+        .with_state(Shared { board, metrics })
+        .merge(root);
     axum::serve(listener, app)
         .with_graceful_shutdown(stop)
         .await
@@ -128,7 +136,7 @@ async fn status(State(shared): State<Shared>) -> Response {
 }
 
 /// `gzip` or `*`, unless with `q=0`.
-fn wants_gzip(headers: &HeaderMap) -> bool {
+pub(crate) fn wants_gzip(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::ACCEPT_ENCODING)
         .iter()
@@ -145,7 +153,8 @@ fn wants_gzip(headers: &HeaderMap) -> bool {
         })
 }
 
-fn gzip(text: &str) -> std::io::Result<Vec<u8>> {
+/// Zipped, fast rather than small.
+pub(crate) fn gzip(text: &str) -> std::io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
     encoder.write_all(text.as_bytes())?;
     encoder.finish()

@@ -44,6 +44,8 @@ pub mod metrics;
 // 7. Live flows to the terminal.
 pub mod live;
 
+pub mod page;
+
 pub mod top;
 
 // What was dropped, and why, for whoever follows it.

@@ -30,7 +30,13 @@ impl Server {
         let stopped = async {
             let _either_way = stopped.await;
         };
-        let task = tokio::spawn(admin::serve(listener, board.clone(), metrics, stopped));
+        let task = tokio::spawn(admin::serve(
+            listener,
+            board.clone(),
+            metrics,
+            admin::index("The page is elsewhere.\n"),
+            stopped,
+        ));
         Self {
             board,
             address,

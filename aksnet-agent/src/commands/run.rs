@@ -1,11 +1,12 @@
 //! `aksnet-agent run`: the agent's life with its servers, from the first look at the node to the signal.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, mpsc},
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 use crate::{
     admin,
@@ -15,6 +16,7 @@ use crate::{
     commands::stop_signal,
     config::Effective,
     exit::{Exit, Failure, OrExit},
+    page::{self, Hosts, Place, Shown},
     socket::server::Claim,
 };
 
@@ -45,15 +47,37 @@ async fn run_until(
     let listener = admin::bind(config.listen).await?;
     let address = listener.local_addr().or_exit(Exit::Os)?;
     let claim = Claim::take(&config.socket)?;
+    let place = Place::take(config.page, config.listen).await;
     let board = Arc::new(Board::new(effective));
     let mut agent = Agent::start(effective, board.clone(), load).await?;
 
-    let (drain, drained) = oneshot::channel::<()>();
-    let drained = async move {
-        let _either_way = drained.await;
+    let (drain, draining) = watch::channel(());
+    let drained = || {
+        let mut draining = draining.clone();
+        async move {
+            let _either_way = draining.changed().await;
+        }
     };
-    let admin = admin::serve(listener, board.clone(), agent.metrics(), drained);
-    let admin = tokio::spawn(admin);
+    let shown = Arc::new(Shown::new(board.clone(), agent.top()));
+    let page_at = |address: SocketAddr| page::router(shown, Hosts::at(address.ip()));
+    let line = place.line();
+    let (root, page) = match place {
+        Place::Nowhere(_) => (admin::index(&line), None),
+        Place::Beside => (page_at(address), None),
+        Place::Own(listener, at) => {
+            tracing::info!("serving the page at http://{at}/");
+            let page = page::serve(listener, page_at(at), drained());
+            (admin::index(&line), Some(tokio::spawn(page)))
+        }
+    };
+    let admin = admin::serve(listener, board.clone(), agent.metrics(), root, drained());
+    let servers = tokio::spawn(admin);
+    let servers = async move {
+        let _ended = servers.await;
+        if let Some(page) = page {
+            let _ended = page.await;
+        }
+    };
     let claim = Arc::new(claim);
     let socket = tokio::spawn({
         let (claim, top) = (claim.clone(), agent.top());
@@ -80,7 +104,7 @@ async fn run_until(
     let _aborted = socket.await;
     drop(claim);
     drop(drain);
-    if tokio::time::timeout(DRAIN, admin).await.is_err() {
+    if tokio::time::timeout(DRAIN, servers).await.is_err() {
         tracing::debug!("a scrape was cut off");
     }
     lived.map(|_signal| ())
@@ -119,7 +143,10 @@ pub(crate) mod tests {
 
     use rtnetlink::{LinkBridge, LinkUnspec, LinkVeth};
     use serde_json::{Value, json};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::oneshot,
+    };
 
     use crate::{
         agent::{Parts, Sweeper},

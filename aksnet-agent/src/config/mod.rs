@@ -44,6 +44,8 @@ pub use merge::{ConfigError, Effective, Origin};
 pub struct Config {
     /// Where the admin HTTP server listens.
     pub listen: SocketAddr,
+    /// Where the page for people is served; `None`: nowhere.
+    pub page: Option<SocketAddr>,
     /// The local socket that `top` reads from.
     pub socket: PathBuf,
     /// Uplinks by name; empty: the devices of the default routes.
@@ -139,6 +141,7 @@ impl Default for Config {
         let metrics = MetricsConfig::default();
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9435)),
+            page: Some(SocketAddr::from(([127, 0, 0, 1], 9436))),
             socket: PathBuf::from("/run/aksnet/agent.sock"),
             uplink: Vec::new(),
             pod_interface: Vec::new(),

@@ -122,6 +122,18 @@ pub static SETTINGS: &[Setting] = &[
         |c| vec![c.listen.to_string()]
     ),
     setting!(
+        page,
+        "ADDRESS:PORT|off",
+        One,
+        OUTPUTS,
+        "Where the page for people is served, or off; it names addresses of peers, so mind who can reach it",
+        |v| value::page(&v[0])?,
+        |c| vec![
+            c.page
+                .map_or_else(|| "off".to_owned(), |page| page.to_string())
+        ]
+    ),
+    setting!(
         socket,
         "PATH",
         One,

@@ -33,6 +33,16 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// An address, or `off`.
+pub(super) fn page(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    SocketAddr::from_str(text).map(Some).map_err(|_| {
+        format!("'{text}' is not ADDRESS:PORT; write for example 127.0.0.1:9436, or off")
+    })
+}
+
 pub(super) fn socket(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if text.ends_with('/') || path.file_name().is_none() {

@@ -17,6 +17,8 @@ mod line;
 
 mod cluster;
 
+mod browser;
+
 // The questions.
 mod finds;
 
@@ -53,6 +55,8 @@ mod gap;
 mod mishaps;
 
 mod doctor;
+mod page;
 mod prometheus;
 mod records;
+
 mod screen;

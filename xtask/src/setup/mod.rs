@@ -4,10 +4,14 @@
 //! nothing: it is pure), [`install`] does. With nothing missing, looking is all that happens, in well under a
 //! second.
 
+pub mod axe;
 pub mod bpf;
 pub mod install;
+
 pub mod kubernetes;
+
 pub mod machine;
+mod npm;
 pub mod plan;
 
 use anyhow::{Result, bail};

