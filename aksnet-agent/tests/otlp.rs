@@ -84,9 +84,9 @@ struct Got {
 
 type Collector = Arc<Mutex<Got>>;
 
-async fn take(
+fn take(
     collector: &Collector,
-    headers: HeaderMap,
+    headers: &HeaderMap,
     take: impl FnOnce(&mut Got),
 ) -> axum::http::StatusCode {
     assert_eq!(headers["content-type"], "application/x-protobuf");
@@ -108,7 +108,7 @@ async fn collector(refuse: u32) -> (Collector, SocketAddr) {
             post(
                 |State(c): State<Collector>, headers: HeaderMap, body: Bytes| async move {
                     let request = ExportLogsServiceRequest::decode(body).expect("protobuf");
-                    take(&c, headers, |got| got.logs.push(request)).await
+                    take(&c, &headers, |got| got.logs.push(request))
                 },
             ),
         )
@@ -117,7 +117,7 @@ async fn collector(refuse: u32) -> (Collector, SocketAddr) {
             post(
                 |State(c): State<Collector>, headers: HeaderMap, body: Bytes| async move {
                     let request = ExportMetricsServiceRequest::decode(body).expect("protobuf");
-                    take(&c, headers, |got| got.metrics.push(request)).await
+                    take(&c, &headers, |got| got.metrics.push(request))
                 },
             ),
         )
@@ -168,6 +168,52 @@ fn outcome(metrics: &Metrics, outcome: &str) -> u64 {
         metrics,
         &format!("aksnet_agent_otlp_records_total{{outcome=\"{outcome}\"}}"),
     )
+}
+
+fn metrics_are_as_exposed(request: &ExportMetricsServiceRequest, metrics: &Metrics) {
+    let families = &request.resource_metrics[0].scope_metrics[0].metrics;
+    let family = |name: &str| -> &Metric {
+        families
+            .iter()
+            .find(|metric| metric.name == name)
+            .unwrap_or_else(|| panic!("no {name}"))
+    };
+    let Some(Data::Gauge(up)) = &family("aksnet_program_up").data else {
+        panic!("a gauge");
+    };
+    assert_eq!(
+        up.data_points[0].value,
+        Some(number_data_point::Value::AsDouble(1.0))
+    );
+    assert_eq!(string(&up.data_points[0].attributes, "program"), "enter");
+    let Some(Data::Sum(sent)) = &family("aksnet_agent_otlp_records_total").data else {
+        panic!("a counter");
+    };
+    assert!(sent.is_monotonic);
+    let sweeps = family("aksnet_agent_sweep_seconds");
+    assert_eq!(sweeps.unit, "s");
+    let Some(Data::Histogram(sweeps)) = &sweeps.data else {
+        panic!("a histogram");
+    };
+    let point = &sweeps.data_points[0];
+    assert_eq!(
+        (point.count, point.bucket_counts.iter().sum::<u64>()),
+        (1, 1)
+    );
+    assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
+    let at = point.bucket_counts.iter().position(|n| *n == 1).unwrap();
+    assert!(
+        (point.explicit_bounds[at] - 0.0025).abs() < 1e-9,
+        "2 ms lie below 2.5"
+    );
+    let exposed: Vec<String> = metrics
+        .registry()
+        .gather()
+        .iter()
+        .map(|f| f.name().to_owned())
+        .collect();
+    let sent: Vec<String> = families.iter().map(|f| f.name.clone()).collect();
+    assert_eq!(sent, exposed, "the same names");
 }
 
 #[tokio::test]
@@ -249,49 +295,7 @@ async fn a_collector_gets_records_as_logs_and_the_metrics_under_their_names() {
     assert_eq!(first.time_unix_nano, 1_700_000_001_000_000_000);
     assert_eq!(first.event_name, "aksnet.flow");
 
-    let families = &got.metrics[0].resource_metrics[0].scope_metrics[0].metrics;
-    let family = |name: &str| -> &Metric {
-        families
-            .iter()
-            .find(|metric| metric.name == name)
-            .unwrap_or_else(|| panic!("no {name}"))
-    };
-    let Some(Data::Gauge(up)) = &family("aksnet_program_up").data else {
-        panic!("a gauge");
-    };
-    assert_eq!(
-        up.data_points[0].value,
-        Some(number_data_point::Value::AsDouble(1.0))
-    );
-    assert_eq!(string(&up.data_points[0].attributes, "program"), "enter");
-    let Some(Data::Sum(sent)) = &family("aksnet_agent_otlp_records_total").data else {
-        panic!("a counter");
-    };
-    assert!(sent.is_monotonic);
-    let sweeps = family("aksnet_agent_sweep_seconds");
-    assert_eq!(sweeps.unit, "s");
-    let Some(Data::Histogram(sweeps)) = &sweeps.data else {
-        panic!("a histogram");
-    };
-    let point = &sweeps.data_points[0];
-    assert_eq!(
-        (point.count, point.bucket_counts.iter().sum::<u64>()),
-        (1, 1)
-    );
-    assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
-    let at = point.bucket_counts.iter().position(|n| *n == 1).unwrap();
-    assert!(
-        (point.explicit_bounds[at] - 0.0025).abs() < 1e-9,
-        "2 ms lie below 2.5"
-    );
-    let exposed: Vec<String> = metrics
-        .registry()
-        .gather()
-        .iter()
-        .map(|f| f.name().to_owned())
-        .collect();
-    let sent: Vec<String> = families.iter().map(|f| f.name.clone()).collect();
-    assert_eq!(sent, exposed, "the same names");
+    metrics_are_as_exposed(&got.metrics[0], &metrics);
     sender.abort();
 }
 

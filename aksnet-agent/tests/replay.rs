@@ -418,7 +418,7 @@ fn both_sides_of_nat_make_one_flow_with_its_translation_and_time() {
 
 #[test]
 fn names_and_policies_come_from_manifests() {
-    let manifests = r#"
+    let manifests = r"
 apiVersion: v1
 kind: Pod
 metadata: {name: frontend-1, namespace: shop, labels: {app: frontend}}
@@ -443,7 +443,7 @@ metadata: {name: web-policy, namespace: shop}
 spec:
   podSelector: {matchLabels: {app: web}}
   ingress: [{from: [{podSelector: {matchLabels: {app: frontend}}}]}]
-"#;
+";
     let case = Case::new();
     let manifests = case.write("shop.yaml", manifests.as_bytes());
     let packets = timed([

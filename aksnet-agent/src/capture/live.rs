@@ -61,7 +61,7 @@ pub fn start(cells: u32, spill_entries: u32) -> (Taps, Shared) {
     let taps = Taps {
         pairing: Arc::new(Mutex::new(Pairing::new(false))),
         table: table.clone(),
-        taps: BTreeMap::new(),
+        by_interface: BTreeMap::new(),
     };
     (taps, table)
 }
@@ -71,7 +71,7 @@ pub fn start(cells: u32, spill_entries: u32) -> (Taps, Shared) {
 pub struct Taps {
     pairing: Arc<Mutex<Pairing>>,
     table: Shared,
-    taps: BTreeMap<u32, Tap>,
+    by_interface: BTreeMap<u32, Tap>,
 }
 
 #[derive(Debug)]
@@ -91,11 +91,11 @@ impl Drop for Tap {
 
 impl Drop for Taps {
     fn drop(&mut self) {
-        for tap in self.taps.values() {
+        for tap in self.by_interface.values() {
             // All at once: each looks a few times in a second only.
             tap.over.store(true, Ordering::Relaxed);
         }
-        self.taps.clear();
+        self.by_interface.clear();
         let mut pairing = self.pairing.lock().unwrap_or_else(PoisonError::into_inner);
         pairing.finish(&mut self.table.lock());
     }
@@ -107,7 +107,7 @@ impl Taps {
     /// # Errors
     /// When the interface has gone, or the kernel refuses.
     pub fn attach(&mut self, interface: &Interface) -> Result<(), AttachError> {
-        self.taps.remove(&interface.index);
+        self.by_interface.remove(&interface.index);
         let over = Arc::new(AtomicBool::new(false));
         let mut tap = Tap {
             over: over.clone(),
@@ -128,13 +128,13 @@ impl Taps {
             tap.readers
                 .push(started.map_err(|error| AttachError::Rejected(error.to_string()))?);
         }
-        self.taps.insert(interface.index, tap);
+        self.by_interface.insert(interface.index, tap);
         Ok(())
     }
 
     /// Ends an interface's tap.
     pub fn detach(&mut self, ifindex: u32) {
-        self.taps.remove(&ifindex);
+        self.by_interface.remove(&ifindex);
     }
 
     /// As programs are shown: the tap, and what there is none of.
@@ -147,7 +147,7 @@ impl Taps {
             state,
             interfaces,
         };
-        let interfaces = self.taps.len();
+        let interfaces = self.by_interface.len();
         let tapped = if interfaces > 0 {
             ProgramState::Attached
         } else {
@@ -259,7 +259,7 @@ impl Reader {
                         }
                         // What leaves is skipped where it came in, or is the node's own ARP and the like.
                         Err(why) if self.direction == Direction::In => {
-                            self.table.lock().skip(why, length)
+                            self.table.lock().skip(why, length);
                         }
                         Err(_) => {}
                     }

@@ -393,7 +393,7 @@ mod tests {
         let mut replay = Replay::new(&Config::default(), index, &[], Engine::Kubernetes);
         let mut records = Vec::new();
         let ended = file::read(bytes, |item| {
-            replay.take(&item, &mut |record| records.push(record))
+            replay.take(&item, &mut |record| records.push(record));
         });
         replay.finish(&mut |record| records.push(record));
         (records, replay.tally(), ended)

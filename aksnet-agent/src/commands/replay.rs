@@ -87,7 +87,7 @@ fn capture(
 ) -> Vec<String> {
     let mut replay = Replay::new(config, index, &args.node_address, args.engine);
     let ended = file::read(input, |item| {
-        replay.take(&item, &mut |record| shown.record(&record))
+        replay.take(&item, &mut |record| shown.record(&record));
     });
     replay.finish(&mut |record| shown.record(&record));
     let tally = replay.tally();
@@ -146,7 +146,7 @@ fn session(
     let mut whole = false;
     let read = session::read(lines, |line| match line {
         Line::Session(head) => {
-            shown.sums.session = Some(format!("{} on {}", head.agent, head.knows["node"]))
+            shown.sums.session = Some(format!("{} on {}", head.agent, head.knows["node"]));
         }
         Line::Flow(mut record) => {
             judge(&mut record, &whois, args.engine);

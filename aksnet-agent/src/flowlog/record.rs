@@ -141,7 +141,7 @@ pub(crate) struct Signs {
 
 impl Signs {
     /// The word for it.
-    pub(crate) const fn outcome(&self) -> &'static str {
+    pub(crate) const fn outcome(self) -> &'static str {
         let either = self.forward_flags | self.reply_flags;
         if self.tcp {
             if self.accepted || (!self.opened && self.answered) {

@@ -130,24 +130,7 @@ fn log(record: &FlowRecord) -> LogRecord {
     if let Some(reply) = &record.reply {
         counts(&mut add, "reply", reply);
     }
-    for (stage, timing) in [("first", record.first), ("established", record.established)] {
-        if let Some(Timing {
-            samples,
-            p50_ns,
-            p99_ns,
-        }) = timing
-        {
-            add(&format!("aksnet.nat_path.{stage}.samples"), number(samples));
-            add(
-                &format!("aksnet.nat_path.{stage}.p50_seconds"),
-                Value::DoubleValue(p50_ns / 1e9),
-            );
-            add(
-                &format!("aksnet.nat_path.{stage}.p99_seconds"),
-                Value::DoubleValue(p99_ns / 1e9),
-            );
-        }
-    }
+    times(&mut add, record);
     if let Some(cause) = &record.drop_cause {
         add("aksnet.drop.cause", text(cause.as_str()));
     }
@@ -177,6 +160,28 @@ fn log(record: &FlowRecord) -> LogRecord {
         attributes,
         event_name: "aksnet.flow".to_owned(),
         ..LogRecord::default()
+    }
+}
+
+/// Times on the NAT path.
+fn times(add: &mut impl FnMut(&str, Value), record: &FlowRecord) {
+    for (stage, timing) in [("first", record.first), ("established", record.established)] {
+        if let Some(Timing {
+            samples,
+            p50_ns,
+            p99_ns,
+        }) = timing
+        {
+            add(&format!("aksnet.nat_path.{stage}.samples"), number(samples));
+            add(
+                &format!("aksnet.nat_path.{stage}.p50_seconds"),
+                Value::DoubleValue(p50_ns / 1e9),
+            );
+            add(
+                &format!("aksnet.nat_path.{stage}.p99_seconds"),
+                Value::DoubleValue(p99_ns / 1e9),
+            );
+        }
     }
 }
 

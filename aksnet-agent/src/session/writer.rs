@@ -210,7 +210,7 @@ mod tests {
             assert_eq!(lines.len(), 202);
             assert_eq!(lines[201], Line::End(ending));
             let zipped = fs::read(&path).unwrap().starts_with(&[0x1f, 0x8b]);
-            assert_eq!(zipped, name.ends_with(".gz"));
+            assert_eq!(zipped, path.extension().is_some_and(|end| end == "gz"));
         }
     }
 

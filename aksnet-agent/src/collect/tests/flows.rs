@@ -94,7 +94,10 @@ fn an_idle_connection_and_a_long_one_say_so() {
     // The third for what came after the second.
     assert_eq!(ends, [End::Active, End::Active, End::Active, End::Idle]);
     assert_eq!(of(4_001).map(|r| r.forward.packets).sum::<u64>(), 130);
-    assert_eq!(of(4_001).last().expect("one").forward.total_packets, 130);
+    assert_eq!(
+        of(4_001).next_back().expect("one").forward.total_packets,
+        130
+    );
 }
 
 #[test]
