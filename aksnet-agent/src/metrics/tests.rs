@@ -73,7 +73,8 @@ fn the_documentation_has_every_family_as_it_is() {
 fn metric_words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'))
         .map(|word| word.trim_end_matches(':'))
-        .filter(|word| word.starts_with("aksnet_"))
+        // Neither a path in the code.
+        .filter(|word| word.starts_with("aksnet_") && !word.contains("::"))
 }
 
 #[test]
