@@ -126,6 +126,20 @@ impl<'a> Agent<'a> {
         rows::parse(&self.output(&args, &[0])?)
     }
 
+    /// Gives the terminal to `top`, until the person leaves it.
+    pub(super) fn top(&self) -> Result<()> {
+        let mut command = self.netns.map_or_else(
+            || Command::new(&self.binary),
+            |netns| netns.command_with_sysfs(&self.binary),
+        );
+        command.arg("top").arg("--socket").arg(&self.socket);
+        let status = command
+            .status()
+            .with_context(|| format!("cannot start `{}`", say::line(&command)))?;
+        ensure!(status.success(), "`{}`: {status}", say::line(&command));
+        Ok(())
+    }
+
     /// What another command of the agent prints, which ends with one of these exit codes. Commands that ask the running
     /// agent are told where.
     pub(super) fn output(&self, args: &[&str], codes: &[i32]) -> Result<String> {

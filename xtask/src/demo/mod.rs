@@ -11,6 +11,7 @@ pub(crate) mod scrape;
 mod screen;
 mod shop;
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -256,11 +257,33 @@ fn show(bed: &Testbed, binary: &Path, keep: bool) -> Result<()> {
     println!("  {}", say::dim(&rest));
 
     where_to_look(bed, &agent, binary, keep);
-    if keep {
-        println!();
-        while_traffic_flows(|| shop.round(), || watch(&agent, None))?;
-    }
+    println!();
+    while_traffic_flows(
+        || shop.round(),
+        || {
+            if keep {
+                watch(&agent, None)
+            } else {
+                top(&agent)
+            }
+        },
+    )?;
     agent.stop()
+}
+
+/// The demo ends in `top`: on a terminal until the person leaves it, elsewhere as its rows.
+fn top(agent: &Agent) -> Result<()> {
+    if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
+        say::step("`aksnet-agent top` follows, with traffic going on: q ends it, ? explains it");
+        pause(Duration::from_secs(2));
+        return agent.top();
+    }
+    say::heading("`aksnet-agent top`, here as rows (`--raw`), as this is no terminal");
+    let rows = agent.output(&["top", "--raw", "--count", "2", "--limit", "12"], &[0])?;
+    for line in rows.lines() {
+        println!("  {line}");
+    }
+    Ok(())
 }
 
 /// Every kind of traffic, by an agent of its own, so that the shop's counts begin at nothing.
@@ -389,7 +412,7 @@ fn where_to_look(bed: &Testbed, agent: &Agent, binary: &Path, keep: bool) {
         bed.node().netns().name()
     );
     println!(
-        "  {} top --raw --socket {}",
+        "  {} top --socket {}    (drops, flows and doctor likewise)",
         binary.display(),
         agent.socket().display()
     );
