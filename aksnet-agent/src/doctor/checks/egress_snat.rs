@@ -5,7 +5,7 @@ use super::{Check, Evidence, Finding, Severity, blind, connections, lately, some
 pub(super) const CHECK: Check = Check {
     name: "egress-snat",
     looks_at: "connections that leave with a pod's own address from where that has no way back; a missing masquerade agent",
-    runbook: "docs/runbooks/anomalies.md",
+    runbook: "docs/runbooks/needless-nat.md",
     findings: check,
 };
 

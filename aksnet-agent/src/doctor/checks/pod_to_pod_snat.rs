@@ -5,7 +5,7 @@ use super::{Check, Evidence, Finding, Severity, blind, connections, lately, some
 pub(super) const CHECK: Check = Check {
     name: "pod-to-pod-snat",
     looks_at: "connections between pods whose source the node replaced",
-    runbook: "docs/runbooks/anomalies.md",
+    runbook: "docs/runbooks/needless-nat.md",
     findings: check,
 };
 
