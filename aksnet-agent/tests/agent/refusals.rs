@@ -282,7 +282,7 @@ fn a_second_agent_is_refused_and_the_first_goes_on() -> Result<()> {
     let socket = home.socket();
     let socket = socket.to_str().context("text")?;
     let mut command = home.command(&bed, "run");
-    command.args(["--listen", "127.0.0.1:9436"]);
+    command.args(["--listen", "127.0.0.1:9446"]);
     refused(
         &bed,
         &home,
@@ -293,7 +293,7 @@ fn a_second_agent_is_refused_and_the_first_goes_on() -> Result<()> {
     let command = &mut run(&bed, &other, &[]);
     let command = command
         .args(["--interval", "1s"])
-        .env("AKSNET_LISTEN", "127.0.0.1:9436");
+        .env("AKSNET_LISTEN", "127.0.0.1:9446");
     refused(&bed, &other, command, 73, &[LISTEN])?;
     let mut elsewhere = other.command(&bed, "run");
     elsewhere.args(["--listen", "192.0.2.7:9435"]);
@@ -311,7 +311,7 @@ fn a_second_agent_is_refused_and_the_first_goes_on() -> Result<()> {
     // What is there and is no socket is not touched.
     fs::write(other.socket(), "mine")?;
     let mut command = other.command(&bed, "run");
-    command.args(["--listen", "127.0.0.1:9436"]);
+    command.args(["--listen", "127.0.0.1:9446"]);
     refused(&bed, &other, &mut command, 73, &["is no socket"])?;
     assert_eq!(fs::read_to_string(other.socket())?, "mine");
     agent.stop(Signal::SIGTERM)?;
