@@ -155,8 +155,8 @@ fn a_recorded_session_has_every_packet_that_the_kernel_counted_and_replays() -> 
     let shop = Shop::open(&bed)?;
     let home = Home::new()?;
     let before = Truth::now(&bed)?;
-    // Records of each kind: of what closes, idles, goes on, and is cut off by the agent's end.
-    let flags = ["--idle-timeout=2s", "--flow-active-timeout=1s"].map(str::to_owned);
+    // Records of what closes, goes on, and is cut off by the agent's end: nothing idles for so long.
+    let flags = ["--idle-timeout=120s", "--flow-active-timeout=1s"].map(str::to_owned);
     let agent = Agent::start(&bed, &home, plan_flags(&bed).into_iter().chain(flags))?;
     let (mut recorder, file, said) = recorder(&bed, &home, &[])?;
     let line = Line::open(
