@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ratatui::crossterm::event::{self, Event as Input};
+use ratatui::crossterm::{
+    event::{self, Event as Input},
+    terminal::window_size,
+};
 
 use crate::{
     agent::Load,
@@ -160,7 +163,10 @@ impl Show {
         let mut screen = Screen::take().map_err(no_terminal)?;
         let link = Link::start(&self.socket, self.own, self.app.query(), sender.clone())?;
         let keys = Keys::start(sender)?;
-        let shown = self.turn(&mut screen, &link, receiver);
+        // A terminal that has gone can show nothing, and nobody is there to be told.
+        let shown = self
+            .turn(&mut screen, &link, receiver)
+            .or_else(|error| if has_gone() { Ok(()) } else { Err(error) });
         // The keyboard first: what is typed from now on is the shell's.
         drop(keys);
         drop(screen);
@@ -176,6 +182,9 @@ impl Show {
         receiver: &Receiver<Event>,
     ) -> std::io::Result<()> {
         loop {
+            if has_gone() {
+                return Ok(());
+            }
             screen.show(&mut self.app, self.theme)?;
             let mut next = match receiver.recv_timeout(TICK) {
                 Ok(event) => event,
@@ -197,6 +206,12 @@ impl Show {
             }
         }
     }
+}
+
+/// Whether the terminal has hung up, as when `kubectl exec` loses its connection. Nobody else says so: a session of its own
+/// gets no SIGHUP, and crossterm reads on at the end of the terminal without a pause.
+fn has_gone() -> bool {
+    window_size().is_err()
 }
 
 /// The keyboard.
@@ -242,7 +257,11 @@ impl Keys {
 impl Drop for Keys {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        // At the end of a terminal that has gone the thread never comes back from crossterm; it ends with the process.
+        if !has_gone() {
             let _told = thread.join();
         }
     }

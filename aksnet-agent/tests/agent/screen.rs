@@ -451,6 +451,30 @@ fn an_agent_that_is_killed_is_missed_and_found_again_and_signals_leave_the_termi
 }
 
 #[test]
+fn a_terminal_that_goes_away_ends_it_with_or_without_a_signal() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = bed()?;
+    let stage = Stage::set(&bed)?;
+    let agent = Agent::start(&bed, &stage.home, &stage.flags)?;
+    // In a session of its own there is no SIGHUP, as in a container whose `kubectl exec` has lost its connection.
+    for session in ["", "setsid -w "] {
+        let tmux = Tmux::start(&bed, &stage.home, (100, 30))?;
+        tmux.type_in(&format!("{session}{}", stage.top("--interval 0.5")))?;
+        tmux.shows(&["agent live"], &[])?;
+        let top = pid_of_top(&stage.home.socket())?;
+        tmux.ask(&["kill-server"])?;
+        let there = PathBuf::from(format!("/proc/{top}"));
+        let ended = eventually("it ends by itself", || Ok(!there.exists()));
+        if ended.is_err() {
+            kill(top, Signal::SIGKILL)?;
+        }
+        ended.with_context(|| format!("started by {session:?}"))?;
+    }
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+#[test]
 fn without_an_agent_the_screen_has_programs_of_its_own_and_leaves_nothing() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     let bed = bed()?;
