@@ -39,7 +39,7 @@ fn main() -> ExitCode {
 
 fn act(cli: Cli) -> Result<ExitCode, Failure> {
     if cli.version {
-        println!("aksnet-agent {VERSION} ({REVISION})");
+        commands::print(format!("aksnet-agent {VERSION} ({REVISION})\n").as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     match cli.command {
@@ -51,7 +51,7 @@ fn act(cli: Cli) -> Result<ExitCode, Failure> {
             ))
         }
         Some(Action::Config(settings)) => {
-            print!("{}", settings.effective()?.to_toml());
+            commands::print(settings.effective()?.to_toml().as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Action::Run(settings)) => {

@@ -209,3 +209,28 @@ fn evidence_is_judged_by_whoever_has_it_and_anything_else_is_refused() {
     }
     assert!(!text.contains('\x1b'), "{text:?}");
 }
+
+#[test]
+fn a_reader_who_went_away_is_no_failure() {
+    for args in [
+        &["--version"][..],
+        &["config"],
+        &["man"],
+        &["completions", "bash"],
+        &["doctor", "--list"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_aksnet-agent"));
+        let output = command.args(args).stdout(writer).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn evidence_without_an_end_is_refused() {
+    let (code, error) = fails(&["doctor", "--evidence", "/dev/zero"], &[]);
+    assert_eq!(code, 65);
+    assert!(error.contains("longer than"), "{error}");
+}

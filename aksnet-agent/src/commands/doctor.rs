@@ -4,7 +4,7 @@
 use std::{
     fmt::Write as _,
     fs,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -14,7 +14,7 @@ use std::{
 use crate::{
     agent::Load,
     cli::Doctor,
-    commands::{alone::alone, runtime},
+    commands::{alone::alone, print, runtime},
     config::Effective,
     doctor::{
         CHECKS, Evidence, Severity,
@@ -41,7 +41,7 @@ pub fn list() -> Result<(), Failure> {
     for check in CHECKS {
         let _ = writeln!(lines, "{:width$}  {}", check.name, check.looks_at);
     }
-    print(&lines)
+    print(lines.as_bytes())
 }
 
 /// Reads recorded evidence.
@@ -56,14 +56,16 @@ pub fn read(path: &Path) -> Result<Evidence, Failure> {
             format_args!("cannot read the evidence file {shown}: {error}"),
         )
     };
-    let length = fs::metadata(path).map_err(unreadable)?.len();
     let bad = |what: String| Failure::new(Exit::Data, format_args!("{shown}: {what}"));
-    if length > MAX_FILE {
+    // A pipe or a device does not tell its length beforehand.
+    let mut text = Vec::new();
+    let file = fs::File::open(path).map_err(unreadable)?;
+    let read = file.take(MAX_FILE + 1).read_to_end(&mut text);
+    if read.map_err(unreadable)? as u64 > MAX_FILE {
         return Err(bad(format!(
             "longer than {MAX_FILE} bytes, so no evidence of `doctor --record`"
         )));
     }
-    let text = fs::read(path).map_err(unreadable)?;
     let evidence: Evidence = serde_json::from_slice(&text).map_err(|error| {
         bad(format!(
             "no evidence as `doctor --record` writes it: {error}"
@@ -144,7 +146,7 @@ pub fn judge(args: &Doctor, evidence: &Evidence) -> Result<Severity, Failure> {
     } else {
         text::render(&report, evidence, style())
     };
-    print(&text)?;
+    print(text.as_bytes())?;
     Ok(report.worst)
 }
 
@@ -179,14 +181,5 @@ fn style() -> Style {
     Style {
         width: columns.filter(|_| terminal).unwrap_or(text::WIDTH),
         colour: terminal && !plain,
-    }
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).or_exit(Exit::Os),
-        // Nobody reads any more (`doctor | head`); what was found is still the exit code.
-        _ => Ok(()),
     }
 }

@@ -1,12 +1,10 @@
 //! `aksnet-agent explain`: whether policies let a pod reach another, and why, from manifests or from the API.
 
-use std::io::{self, Write as _};
-
 use serde_json::Value;
 
 use crate::{
     cli::Explain,
-    commands::runtime,
+    commands::{print, runtime},
     exit::{Exit, Failure, OrExit as _},
     explain::{manifest, report::Report, scene::Scene},
     identify::kube::{Access, once},
@@ -40,11 +38,12 @@ pub fn explain(args: &Explain) -> Result<Outcome, Failure> {
         engine: args.engine,
         notes: &cases.notes,
     };
-    print(&if args.json {
+    let text = if args.json {
         format!("{:#}\n", report.json())
     } else {
         report.text()
-    })?;
+    };
+    print(text.as_bytes())?;
     Ok(explanation.outcome())
 }
 
@@ -66,13 +65,4 @@ fn from_api(args: &Explain, scene: &mut Scene) -> Result<(), Failure> {
         }
     }))?;
     taken
-}
-
-/// Prints. Nobody who reads any more is no failure (`explain ... | head -1`).
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).or_exit(Exit::Os),
-        _ => Ok(()),
-    }
 }

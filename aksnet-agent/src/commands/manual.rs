@@ -1,17 +1,14 @@
 //! `aksnet-agent completions` and `aksnet-agent man`: what shells and readers need to know of the command line, made
 //! from the command line itself.
 
-use std::{
-    fs,
-    io::{self, Write as _},
-    path::Path,
-};
+use std::{fs, path::Path};
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 use crate::{
     cli::Cli,
+    commands::print,
     exit::{Exit, Failure, OrExit},
 };
 
@@ -40,10 +37,9 @@ pub fn man(dir: Option<&Path>) -> Result<(), Failure> {
         let path = dir.join(name);
         fs::write(&path, text)
             .map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))
-            .or_exit(Exit::NoInput)?;
+            .or_exit(Exit::CantCreate)?;
     }
-    println!("{} pages in {}", pages.len(), dir.display());
-    Ok(())
+    print(format!("{} pages in {}\n", pages.len(), dir.display()).as_bytes())
 }
 
 /// A page for the command itself and for each of its own, with their file names.
@@ -62,14 +58,6 @@ fn page(command: clap::Command) -> Vec<u8> {
     let rendered = clap_mangen::Man::new(command).render(&mut text);
     rendered.expect("writing to memory does not fail");
     text
-}
-
-fn print(text: &[u8]) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).or_exit(Exit::Os),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -100,7 +88,7 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_named() {
         let failure = man(Some(Path::new("/nowhere/at/all"))).unwrap_err();
-        assert_eq!(failure.exit, Exit::NoInput);
+        assert_eq!(failure.exit, Exit::CantCreate);
         assert!(failure.to_string().contains("/nowhere/at/all"), "{failure}");
     }
 }

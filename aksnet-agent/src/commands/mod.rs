@@ -22,6 +22,8 @@ pub mod doctor;
 
 mod alone;
 
+use std::io::{self, Write as _};
+
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{Exit, Failure, OrExit};
@@ -54,4 +56,17 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .enable_all()
         .build()
         .or_exit(Exit::Os)
+}
+
+/// Prints all that a command has to say. Nobody who reads any more is no failure (`doctor | head -1`): what was found is
+/// still the exit code.
+///
+/// # Errors
+/// When the terminal is gone, or the disc is full that standard output is on.
+pub fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).or_exit(Exit::Os),
+        _ => Ok(()),
+    }
 }
