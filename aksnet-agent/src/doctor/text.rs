@@ -197,10 +197,12 @@ fn write_hanging(text: &mut String, first: &str, indent: usize, line: &str, widt
     }
 }
 
-/// Breaks a text between words. A word that is longer than a line stays whole: it may be an address to copy.
+/// Breaks a text between words. A word that is longer than a line stays whole: it may be an address to copy. What would
+/// steer the terminal does not: evidence may be anybody's file, and errors in it have foreign words.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
-    for word in text.split(' ').filter(|word| !word.is_empty()) {
+    let words = text.split(|c: char| c == ' ' || c.is_control());
+    for word in words.filter(|word| !word.is_empty()) {
         let line = lines.last_mut().map_or(0, |line| line.chars().count());
         if line > 0 && line + 1 + word.chars().count() > width {
             lines.push(String::new());
@@ -269,6 +271,22 @@ mod tests {
         assert!(order.map(at).is_sorted(), "{text}");
         assert!(!text.contains('\x1b'));
         assert!(shown(100, true).contains("\x1b[1;31mCRITICAL\x1b[0m  no address"));
+    }
+
+    #[test]
+    fn foreign_text_does_not_steer_the_terminal() {
+        let mut evidence = Evidence::default();
+        evidence.node.kernel = "6.8\x1b]0;title\x07".to_owned();
+        let finding = finding(Severity::Warning, "agent", "not\x1b[2J ready")
+            .because("an answer\r\nof two lines\u{9b}31m");
+        let style = Style {
+            width: 100,
+            colour: false,
+        };
+        let text = render(&Report::new(&evidence, vec![finding]), &evidence, style);
+        let steers = |c: char| c.is_control() && c != '\n';
+        assert!(!text.contains(steers), "{text:?}");
+        assert!(text.contains("- an answer of two lines 31m\n"), "{text}");
     }
 
     #[test]
