@@ -1,6 +1,8 @@
 //! *Gathering*: the evidence from what the agent holds anyway: its metrics, the survey, the index of names, the conntrack
 //! follower, the drop log, the board. Nothing is asked of the node for it.
 
+mod counted;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -12,12 +14,11 @@ use serde_json::Value;
 
 use super::{
     evidence::{
-        Account, Agent, Anomaly, Balanced, Conntrack, Denial, Drop, Evidence, Fact, Flagged, Gap,
-        Leak, Masquerade, Node, Pair, PodIps, Policies, Ports, Probe, Program, SCHEMA, Source,
-        User,
+        Account, Agent, Balanced, Conntrack, Evidence, Fact, Leak, Masquerade, Node, PodIps,
+        Policies, Ports, Program, SCHEMA, Source,
     },
     history::History,
-    tally::{Tally, What, gauges, who},
+    tally::{Tally, What, gauges},
 };
 use crate::{
     bpf::status::{ProgramState, ProgramStatus},
@@ -34,9 +35,6 @@ use crate::{
     policy::{flow::Who, index::When, model::Side},
     survey::Surveyed,
 };
-
-/// How many rows of one kind are kept: the longest tails of a busy node do not help anybody.
-const ROWS: usize = 100;
 
 /// What the accounts have at hand.
 pub struct Held<'a> {
@@ -69,7 +67,7 @@ pub fn gather(held: &Held<'_>) -> Evidence {
     let tally = Tally::take(held.families);
     let since = |what| tally.since(what, before);
     let opened = |what| since(what).map(|(key, n)| (key[0].clone(), n)).collect();
-    let (flagged, judged) = flagged(held.families);
+    let (flagged, judged) = counted::flagged(held.families);
     let mut evidence = Evidence {
         schema: SCHEMA,
         taken_unix_s: unix_seconds(),
@@ -79,46 +77,19 @@ pub fn gather(held: &Held<'_>) -> Evidence {
         pod_ips: pod_ips(held),
         balanced: balanced(held),
         policies: policies(held),
-        denials: denials(held, &tally, before),
-        gaps: since(What::Gaps)
-            .map(|(key, connections)| Gap {
-                policy: key[0].clone(),
-                direction: key[1].clone(),
-                src: key[2].clone(),
-                dst: key[3].clone(),
-                connections,
-            })
-            .collect(),
-        drops: since(What::Drops)
-            .map(|(key, packets)| Drop {
-                cause: key[0].clone(),
-                reason: key[1].clone(),
-                src: key[2].clone(),
-                dst: key[3].clone(),
-                packets,
-                why: why(held.records, |record| {
-                    (record.cause.as_str(), record.reason.as_str()) == (&key[0], &key[1])
-                        && of_ends(record, &key[2], &key[3])
-                }),
-            })
-            .collect(),
+        denials: counted::denials(held, &tally, before),
+        gaps: counted::gaps(&tally, before),
+        drops: counted::drops(held, &tally, before),
         conntrack: conntrack(held),
         snat_ports: snat_ports(held.conntrack),
-        snat_users: users(held.families),
+        snat_users: counted::users(held.families),
         opened: opened(What::Opened),
         opened_to: opened(What::OpenedTo),
-        anomalies: since(What::Anomalies)
-            .map(|(key, connections)| Anomaly {
-                anomaly: key[0].clone(),
-                src: key[1].clone(),
-                dst: key[2].clone(),
-                connections,
-            })
-            .collect(),
+        anomalies: counted::anomalies(&tally, before),
         scope_bytes: opened(What::Scope),
-        cross_zone: pairs(&tally, What::CrossZone, before),
-        unanswered: pairs(&tally, What::Unanswered, before),
-        probes: probes(&tally, before),
+        cross_zone: counted::first_rows(counted::pairs(&tally, What::CrossZone, before)),
+        unanswered: counted::pairs(&tally, What::Unanswered, before),
+        probes: counted::probes(&tally, before),
         nat_flagged: flagged,
         nat_judged: judged,
     };
@@ -126,10 +97,6 @@ pub fn gather(held: &Held<'_>) -> Evidence {
         .map(|(_, count)| count)
         .next()
         .unwrap_or_default();
-    evidence
-        .drops
-        .sort_by_key(|drop| std::cmp::Reverse(drop.packets));
-    evidence.drops.truncate(ROWS);
     evidence
 }
 
@@ -367,42 +334,6 @@ fn policies(held: &Held<'_>) -> Option<Policies> {
     })
 }
 
-/// The reasoning of the latest record that fits.
-fn why(records: &[Arc<DropRecord>], fits: impl Fn(&DropRecord) -> bool) -> String {
-    let latest = records.iter().rev().find(|record| fits(record));
-    latest.map_or_else(String::new, |record| record.why.clone())
-}
-
-fn of_ends(record: &DropRecord, src: &str, dst: &str) -> bool {
-    let name = |end: &crate::droplog::End| who(&end.namespace, &end.workload);
-    name(&record.src) == src && name(&record.dst) == dst
-}
-
-fn denials(held: &Held<'_>, tally: &Tally, before: &Tally) -> Vec<Denial> {
-    let connections: BTreeMap<_, _> = tally.since(What::DeniedConnections, before).collect();
-    let mut denials: Vec<Denial> = tally
-        .since(What::DeniedPackets, before)
-        .map(|(key, packets)| Denial {
-            policy: key[0].clone(),
-            direction: key[1].clone(),
-            confidence: key[2].clone(),
-            engine: key[3].clone(),
-            src: key[4].clone(),
-            dst: key[5].clone(),
-            packets,
-            connections: connections.get(key).copied().unwrap_or_default(),
-            why: why(held.records, |record| {
-                record.cause == "policy"
-                    && record.policies.join(",") == key[0]
-                    && of_ends(record, &key[4], &key[5])
-            }),
-        })
-        .collect();
-    denials.sort_by_key(|denial| std::cmp::Reverse(denial.packets));
-    denials.truncate(ROWS);
-    denials
-}
-
 fn conntrack(held: &Held<'_>) -> Conntrack {
     let snapshot = held.conntrack;
     let counters = &snapshot.counters;
@@ -442,64 +373,4 @@ fn snat_ports(snapshot: &conntrack::Snapshot) -> Option<Vec<Ports>> {
         })
     });
     Some(node.chain(azure).collect())
-}
-
-fn users(families: &[MetricFamily]) -> Vec<User> {
-    let labels = ["src_namespace", "src_workload"];
-    let mut users: Vec<User> = gauges(families, "aksnet_snat_connections", &labels)
-        .filter(|(_, value)| *value > 0.0)
-        .map(|(labels, value)| User {
-            who: who(&labels[0], &labels[1]),
-            connections: whole(value),
-        })
-        .collect();
-    users.sort_by_key(|user| std::cmp::Reverse(user.connections));
-    users.truncate(ROWS);
-    users
-}
-
-fn pairs(tally: &Tally, what: What, before: &Tally) -> Vec<Pair> {
-    let mut pairs: Vec<Pair> = tally
-        .since(what, before)
-        .map(|(key, count)| Pair {
-            src: key[0].clone(),
-            dst: key[1].clone(),
-            count,
-        })
-        .collect();
-    pairs.sort_by_key(|pair| std::cmp::Reverse((pair.count.recent, pair.count.total)));
-    pairs.truncate(ROWS);
-    pairs
-}
-
-fn probes(tally: &Tally, before: &Tally) -> Vec<Probe> {
-    let mut probes: BTreeMap<(String, String), Probe> = BTreeMap::new();
-    for (key, count) in tally.since(What::Probes, before) {
-        let (dst, port) = (key[0].clone(), key[1].clone());
-        let probe = probes.entry((dst.clone(), port.clone())).or_default();
-        (probe.dst, probe.port) = (dst, port);
-        match key[2].as_str() {
-            "answered" => probe.answered = count,
-            "refused" => probe.refused = count,
-            _ => probe.unanswered = count,
-        }
-    }
-    probes.into_values().collect()
-}
-
-fn flagged(families: &[MetricFamily]) -> (Vec<Flagged>, u64) {
-    let all = gauges(families, "aksnet_nat_overhead_flagged", &["class", "nat"]);
-    let (mut flagged, mut judged) = (Vec::new(), 0);
-    for (labels, value) in all {
-        judged += 1;
-        if value > 0.0
-            && let [class, nat] = &labels[..]
-        {
-            flagged.push(Flagged {
-                class: class.clone(),
-                nat: nat.clone(),
-            });
-        }
-    }
-    (flagged, judged)
 }
