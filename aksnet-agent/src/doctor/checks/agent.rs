@@ -114,7 +114,7 @@ fn table(evidence: &Evidence) -> Option<Finding> {
             "{} of {} flows in use ({used:.0} %)",
             agent.flow_cells, agent.flow_cells_limit
         ))
-        .fix("Raise flow_cells (docs/configuration.md); each takes about 256 bytes.");
+        .fix("Raise flow_cells (docs/configuration.md); each takes 384 bytes.");
         if lost > 0 {
             finding.because(format!("{} were counted without a flow", packets(lost)))
         } else {

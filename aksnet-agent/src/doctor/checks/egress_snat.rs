@@ -1,6 +1,7 @@
 //! Whether pods' connections to the outside have an address that can be answered.
 
-use super::{Check, Evidence, Finding, Severity, blind, connections, lately, some, sum};
+use super::{Check, Evidence, Finding, Severity, anomalous, blind, connections, sum};
+use crate::doctor::evidence::Anomaly;
 
 pub(super) const CHECK: Check = Check {
     name: "egress-snat",
@@ -9,6 +10,8 @@ pub(super) const CHECK: Check = Check {
     findings: check,
 };
 
+/// The value of the label `anomaly`.
+const ANOMALY: &str = "egress_without_snat";
 /// Where pods' addresses mean nothing outside of the cluster.
 const OVERLAYS: [&str; 4] = ["kubenet", "azure_overlay", "kindnet", "flannel"];
 
@@ -86,48 +89,28 @@ fn no_agent(evidence: &Evidence, cni: &str) -> Option<Finding> {
 }
 
 fn seen(evidence: &Evidence, cni: &str) -> Option<Finding> {
-    let of = || {
-        let all = evidence.anomalies.iter();
-        all.filter(|a| a.anomaly == "egress_without_snat")
-    };
-    let count = sum(of().map(|a| a.connections));
-    if count.total == 0 {
-        return None;
-    }
+    let found = anomalous(evidence, ANOMALY)?;
     // Answers show that somebody has a route back to pods, which is odd and no outage.
     let silent = evidence.unanswered.iter().any(|pair| {
-        let same =
-            |a: &crate::doctor::evidence::Anomaly| (&a.src, &a.dst) == (&pair.src, &pair.dst);
-        pair.count.recent > 0 && of().any(same)
+        let same = |a: &Anomaly| a.anomaly == ANOMALY && (&a.src, &a.dst) == (&pair.src, &pair.dst);
+        pair.count.recent > 0 && evidence.anomalies.iter().any(same)
     });
-    let (severity, when, shown) = match (count.recent > 0, silent) {
-        (true, true) => (Severity::Critical, lately(evidence), count.recent),
-        (true, false) => (Severity::Warning, lately(evidence), count.recent),
-        (false, _) => {
-            let when = format!("since the agent's start, and none {}", lately(evidence));
-            (Severity::Info, when, count.total)
-        }
+    let severity = match (found.recent, silent) {
+        (true, true) => Severity::Critical,
+        (true, false) => Severity::Warning,
+        (false, _) => Severity::Info,
     };
     let spared = &evidence.node.masquerade.spared;
-    let mut who: Vec<_> = of().collect();
-    who.sort_by_key(|a| std::cmp::Reverse(a.connections));
-    let who = who.into_iter().map(|a| {
-        let n = if count.recent > 0 {
-            a.connections.recent
-        } else {
-            a.connections.total
-        };
-        format!("{} → {}: {}", a.src, a.dst, connections(n))
-    });
     Some(
         Finding::new(
             severity,
             format!(
-                "{} left with a pod's own address, which has no way back ({cni}) {when}",
-                connections(shown)
+                "{} left with a pod's own address, which has no way back ({cni}) {}",
+                connections(found.count),
+                found.when
             ),
         )
-        .because_all(some(who))
+        .because_all(found.who)
         .because_all(silent.then(|| "and connections between the same ends got no answer".to_owned()))
         .because(if spared.is_empty() {
             "no masquerading rule spares a range".to_owned()

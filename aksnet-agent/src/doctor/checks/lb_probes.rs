@@ -13,6 +13,8 @@ pub(super) const CHECK: Check = Check {
 /// Azure probes each 5 to 15 s: after so long there should have been some.
 const ENOUGH_S: f64 = 60.0;
 
+type Fails = fn(&Probe) -> bool;
+
 fn check(evidence: &Evidence) -> Vec<Finding> {
     if let Some(blind) = blind(evidence, &["enter", "exit"]) {
         return vec![blind];
@@ -26,18 +28,19 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
         return vec![none(evidence)];
     }
     let mut findings = Vec::new();
-    for (severity, title, fails) in [
+    let kinds: [(Severity, &str, Fails); 2] = [
         (
             Severity::Critical,
             "this node fails all of the load balancer's probes, and is out of service for",
-            Box::new(|probe: &Probe| probe.answered.recent == 0) as Box<dyn Fn(&Probe) -> bool>,
+            |probe| probe.answered.recent == 0,
         ),
         (
             Severity::Warning,
             "the load balancer's probes fail now and then for",
-            Box::new(|probe: &Probe| probe.answered.recent > 0 && failed(probe) > 0),
+            |probe| probe.answered.recent > 0 && failed(probe) > 0,
         ),
-    ] {
+    ];
+    for (severity, title, fails) in kinds {
         let failing: Vec<&&Probe> = recent.iter().filter(|probe| fails(probe)).collect();
         let Some(first) = failing.first() else {
             continue;

@@ -159,6 +159,46 @@ fn sum(counts: impl Iterator<Item = Count>) -> Count {
     })
 }
 
+/// Connections that are translated as they should not be.
+struct Anomalous {
+    /// Whether there were any lately; else what is told is since the agent's start.
+    recent: bool,
+    /// How many.
+    count: u64,
+    /// In which time.
+    when: String,
+    /// Between whom, the most first.
+    who: Vec<String>,
+}
+
+/// Those of one kind; `None`: there were none since the agent's start.
+fn anomalous(evidence: &Evidence, anomaly: &str) -> Option<Anomalous> {
+    let all = evidence.anomalies.iter();
+    let mut of: Vec<_> = all.filter(|one| one.anomaly == anomaly).collect();
+    let sum = sum(of.iter().map(|one| one.connections));
+    if sum.total == 0 {
+        return None;
+    }
+    let recent = sum.recent > 0;
+    let told = |count: Count| if recent { count.recent } else { count.total };
+    of.sort_by_key(|one| std::cmp::Reverse(one.connections));
+    let who = of.iter().map(|one| {
+        let n = connections(told(one.connections));
+        format!("{} → {}: {n}", one.src, one.dst)
+    });
+    let lately = lately(evidence);
+    Some(Anomalous {
+        recent,
+        count: told(sum),
+        when: if recent {
+            lately
+        } else {
+            format!("since the agent's start, and none {lately}")
+        },
+        who: some(who),
+    })
+}
+
 /// Why names of Kubernetes' objects are not known.
 fn no_names(evidence: &Evidence, source: &str) -> String {
     let agent = &evidence.agent;

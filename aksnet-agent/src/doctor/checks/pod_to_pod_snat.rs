@@ -1,6 +1,6 @@
 //! Whether pods see each other's own addresses.
 
-use super::{Check, Evidence, Finding, Severity, blind, connections, lately, some, sum};
+use super::{Check, Evidence, Finding, Severity, anomalous, blind, connections};
 
 pub(super) const CHECK: Check = Check {
     name: "pod-to-pod-snat",
@@ -13,12 +13,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     if let Some(blind) = blind(evidence, &["enter", "exit"]) {
         return vec![blind];
     }
-    let of = || {
-        let all = evidence.anomalies.iter();
-        all.filter(|a| a.anomaly == "pod_to_pod_snat")
-    };
-    let count = sum(of().map(|a| a.connections));
-    if count.total == 0 {
+    let Some(found) = anomalous(evidence, "pod_to_pod_snat") else {
         let judged = evidence
             .opened
             .get("pod_to_pod")
@@ -32,7 +27,7 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
                 connections(judged.total)
             ))
         }];
-    }
+    };
     let spared = &evidence.node.masquerade.spared;
     let spared = if spared.is_empty() {
         "none".to_owned()
@@ -41,31 +36,21 @@ fn check(evidence: &Evidence) -> Vec<Finding> {
     };
     let agent = evidence.node.masquerade.agent.as_deref();
     let agent = agent.unwrap_or("the masquerade agent");
-    let (severity, when, shown) = if count.recent > 0 {
-        (Severity::Warning, lately(evidence), count.recent)
+    let severity = if found.recent {
+        Severity::Warning
     } else {
-        let when = format!("since the agent's start, and none {}", lately(evidence));
-        (Severity::Info, when, count.total)
+        Severity::Info
     };
-    let mut who: Vec<_> = of().collect();
-    who.sort_by_key(|a| std::cmp::Reverse(a.connections));
-    let who = who.into_iter().map(|a| {
-        let n = if count.recent > 0 {
-            a.connections.recent
-        } else {
-            a.connections.total
-        };
-        format!("{} → {}: {}", a.src, a.dst, connections(n))
-    });
     vec![
         Finding::new(
             severity,
             format!(
-                "{} between pods had the node's address for the pod's {when}: network policies and logs see the node",
-                connections(shown)
+                "{} between pods had the node's address for the pod's {}: network policies and logs see the node",
+                connections(found.count),
+                found.when
             ),
         )
-        .because_all(some(who))
+        .because_all(found.who)
         .because(format!("{agent} spares: {spared}"))
         .fix(
             "Add the pods' range to nonMasqueradeCIDRs (on AKS: ConfigMap azure-ip-masq-agent-config in kube-system); \
