@@ -36,6 +36,22 @@ pub fn web_policy() -> Value {
     objects::policy("shop", "web-policy", &spec)
 }
 
+/// The same, as an engine has it.
+fn web_isolation(bed: &Testbed) -> Isolation {
+    Isolation::new("shop", "web-policy", Side::Ingress)
+        .select(&bed.pod(1))
+        .allow(Allow::all().pod(&bed.pod(0)))
+}
+
+/// A node on which an engine enforces [`web_policy`], and the API that tells of it.
+pub fn enforced(engine: Engine) -> Result<(Testbed, ApiServer)> {
+    let bed = Testbed::azure_overlay().engine(engine).pods(4).build()?;
+    let api = cluster::start(&bed)?;
+    api.apply(web_policy());
+    bed.enforce(&[web_isolation(&bed)])?;
+    Ok((bed, api))
+}
+
 /// `batch` may speak to `db` alone.
 fn batch_policy() -> Value {
     let to = json!([{"podSelector": {"matchLabels": {"app": "db"}}}]);
@@ -151,11 +167,9 @@ impl Enforced {
 
     /// What the policies are to an engine.
     fn isolations(&self) -> [Isolation; 2] {
-        let [frontend, web, db, batch] = [0, 1, 2, 3].map(|n| self.bed.pod(n));
+        let (db, batch) = (self.bed.pod(2), self.bed.pod(3));
         [
-            Isolation::new("shop", "web-policy", Side::Ingress)
-                .select(&web)
-                .allow(Allow::all().pod(&frontend)),
+            web_isolation(&self.bed),
             Isolation::new("shop", "batch-policy", Side::Egress)
                 .select(&batch)
                 .allow(Allow::all().pod(&db)),

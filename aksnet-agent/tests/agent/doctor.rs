@@ -17,7 +17,6 @@ use xtask::testbed::{
     Builder, Engine, Family, Hairpin, Imds, Service, Testbed,
     api::{Fault, Verb, objects},
     counters,
-    enforce::{Allow, Isolation, Side},
     fill::fill,
     mishap::{self, handshake, handshake::Outcome},
     traffic::{Connect, Tcp, TcpServer, connect},
@@ -25,7 +24,7 @@ use xtask::testbed::{
 
 use crate::{
     cluster,
-    denied::web_policy,
+    denied::{enforced, web_policy},
     life::{Agent, BINARY, Home, attached, eventually, plan_flags, turn},
     what_it_is::on_azure,
 };
@@ -53,6 +52,14 @@ impl Said {
             (text("severity"), text("title"))
         })
         .collect()
+    }
+
+    /// Whether a finding of a check has all of these words in its title.
+    fn titles(&self, check: &str, words: &[&str]) -> bool {
+        let findings = self.of(check);
+        findings
+            .iter()
+            .any(|(_, title)| words.iter().all(|word| title.contains(word)))
     }
 
     fn finding(&self, check: &str, severity: &str) -> Option<&Value> {
@@ -395,16 +402,8 @@ fn policies_that_nothing_enforces_are_found_before_and_after_traffic() -> Result
 #[test]
 fn what_an_engine_denies_and_what_it_lets_through_when_it_has_stopped_are_found() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    let bed = Testbed::azure_overlay()
-        .engine(Engine::AzureNpm)
-        .pods(4)
-        .build()?;
-    let (frontend, web, batch) = (bed.pod(0), bed.pod(1), bed.pod(3));
-    let api = cluster::start(&bed)?;
-    api.apply(web_policy());
-    bed.enforce(&[Isolation::new("shop", "web-policy", Side::Ingress)
-        .select(&web)
-        .allow(Allow::all().pod(&frontend))])?;
+    let (bed, _api) = enforced(Engine::AzureNpm)?;
+    let (web, batch) = (bed.pod(1), bed.pod(3));
     let server = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
     let home = Home::new()?;
     let mut flags = flags(&bed, &home)?;
@@ -439,16 +438,11 @@ fn what_an_engine_denies_and_what_it_lets_through_when_it_has_stopped_are_found(
     let said = finds(&bed, &home, "policy-unenforced", "critical", &words)?;
     assert_eq!(said.code, 2);
     // NPM itself has an end date.
-    let dates: Vec<&str> = said
-        .of("end-dates")
-        .into_iter()
-        .map(|(_, title)| title)
-        .collect();
+    let words = ["Azure NPM", "30 September 2028"];
     assert!(
-        dates
-            .iter()
-            .any(|title| title.contains("Azure NPM") && title.contains("30 September 2028")),
-        "{dates:?}"
+        said.titles("end-dates", &words),
+        "{:?}",
+        said.of("end-dates")
     );
     Ok(())
 }
@@ -607,16 +601,11 @@ fn pods_that_are_masqueraded_to_pods_are_found() -> Result<()> {
         "spares: none",
     ];
     let said = finds(&bed, &home, "pod-to-pod-snat", "warning", &words)?;
-    let dates: Vec<&str> = said
-        .of("end-dates")
-        .into_iter()
-        .map(|(_, title)| title)
-        .collect();
+    let words = ["kubenet", "31 March 2028"];
     assert!(
-        dates
-            .iter()
-            .any(|title| title.contains("kubenet") && title.contains("31 March 2028")),
-        "{dates:?}"
+        said.titles("end-dates", &words),
+        "{:?}",
+        said.of("end-dates")
     );
     Ok(())
 }
@@ -836,8 +825,7 @@ fn an_agent_that_knows_no_names_or_has_no_room_says_so() -> Result<()> {
 /// Asks until a check has a finding with this in its title, of whatever severity.
 fn finds_any(bed: &Testbed, home: &Home, check: &str, title: &str) -> Result<()> {
     eventually(&format!("{check}: {title}"), || {
-        let said = ask(bed, home, &[])?;
-        Ok(said.of(check).iter().any(|(_, said)| said.contains(title)))
+        Ok(ask(bed, home, &[])?.titles(check, &[title]))
     })
 }
 
@@ -859,14 +847,10 @@ fn without_an_agent_it_watches_for_a_while_and_leaves_nothing_behind() -> Result
         "{:?}",
         said.of("unanswered")
     );
-    let dates: Vec<&str> = said
-        .of("end-dates")
-        .into_iter()
-        .map(|(_, title)| title)
-        .collect();
     assert!(
-        dates.iter().any(|title| title.contains("Azure NPM")),
-        "{dates:?}"
+        said.titles("end-dates", &["Azure NPM"]),
+        "{:?}",
+        said.of("end-dates")
     );
     assert_eq!(said.code, 0);
     assert!(!home.socket().exists());

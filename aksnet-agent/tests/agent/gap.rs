@@ -6,13 +6,12 @@ use std::{thread::sleep, time::Duration};
 use anyhow::Result;
 use xtask::testbed::{
     Engine, Testbed,
-    enforce::{Allow, Isolation, Side},
     traffic::{Connect, Tcp, TcpServer, connect},
 };
 
 use crate::{
     cluster,
-    denied::web_policy,
+    denied::{enforced, web_policy},
     life::{Agent, Home, turn},
     scrape::Scrape,
 };
@@ -89,16 +88,8 @@ fn without_an_engine_every_packet_that_a_policy_denies_is_a_gap() -> Result<()> 
 #[test]
 fn an_engine_that_has_stopped_enforcing_leaves_a_gap() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    let bed = Testbed::azure_overlay()
-        .engine(Engine::AzureNpm)
-        .pods(4)
-        .build()?;
-    let (frontend, web, batch) = (bed.pod(0), bed.pod(1), bed.pod(3));
-    let api = cluster::start(&bed)?;
-    api.apply(web_policy());
-    bed.enforce(&[Isolation::new("shop", "web-policy", Side::Ingress)
-        .select(&web)
-        .allow(Allow::all().pod(&frontend))])?;
+    let (bed, _api) = enforced(Engine::AzureNpm)?;
+    let (web, batch) = (bed.pod(1), bed.pod(3));
     let server = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
     let home = Home::new()?;
     let agent = start(&bed, &home)?;
