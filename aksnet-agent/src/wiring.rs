@@ -459,7 +459,7 @@ impl<S: Counting> Sweeper for Accounts<S> {
     fn tables(&self) -> Value {
         let inner = self.lock();
         json!({
-            "flow_cells": { "used": inner.report.live, "of": inner.source.cells() },
+            "flow_cells": { "used": inner.report.live, "of": inner.source.limit() },
             "last_sweep": {
                 "changed": inner.report.changed,
                 "new": inner.report.new,
