@@ -80,6 +80,8 @@ struct Got {
     metrics: Vec<ExportMetricsServiceRequest>,
     /// Answers that are failures, before it takes anything.
     refuse: u32,
+    /// It takes nothing, ever.
+    never: bool,
 }
 
 type Collector = Arc<Mutex<Got>>;
@@ -91,6 +93,9 @@ fn take(
 ) -> axum::http::StatusCode {
     assert_eq!(headers["content-type"], "application/x-protobuf");
     let mut got = collector.lock().unwrap();
+    if got.never {
+        return axum::http::StatusCode::BAD_REQUEST;
+    }
     if got.refuse > 0 {
         got.refuse -= 1;
         return axum::http::StatusCode::SERVICE_UNAVAILABLE;
@@ -296,6 +301,25 @@ async fn a_collector_gets_records_as_logs_and_the_metrics_under_their_names() {
     assert_eq!(first.event_name, "aksnet.flow");
 
     metrics_are_as_exposed(&got.metrics[0], &metrics);
+    sender.abort();
+}
+
+#[tokio::test]
+async fn what_a_collector_refuses_for_good_is_not_sent_again() {
+    let (collector, address) = collector(0).await;
+    collector.lock().unwrap().never = true;
+    let (log, metrics) = (
+        Arc::new(FlowLog::default()),
+        Metrics::new(MetricsConfig::default()),
+    );
+    let endpoint = format!("http://{address}");
+    let sender = tokio::spawn(send(endpoint, "n".to_owned(), log.clone(), metrics.clone()));
+    eventually("it follows", || log.followers() == 1).await;
+    log.publish([record(1)], 0);
+    eventually("it is lost", || outcome(&metrics, "dropped") == 1).await;
+    // Those with metrics are tried once in any case.
+    let failures = count(&metrics, "aksnet_agent_otlp_failed_requests_total");
+    assert!(failures <= 2, "{failures}");
     sender.abort();
 }
 

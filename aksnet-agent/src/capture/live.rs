@@ -19,6 +19,7 @@ use aksnet_common::{
     packet::{self, Link},
     passage::fingerprint,
 };
+use nix::sys::socket::{setsockopt, sockopt};
 use pnet::datalink::{self, Channel, DataLinkReceiver, NetworkInterface};
 use socket2::{Domain, SockFilter, Socket, Type};
 
@@ -48,7 +49,8 @@ const HOOK: &str = "af_packet";
 const LONGEST: usize = 65_536 + 64;
 /// How often a reader looks whether it shall end.
 const LOOK: Duration = Duration::from_millis(100);
-/// How much may wait for a reader that has no CPU: some thousand packets.
+/// How much may wait for a reader that has no CPU: some thousand packets. Only `CAP_NET_ADMIN` gives that; without, it is
+/// what `net.core.rmem_max` allows.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// `PACKET_OUTGOING` of `linux/if_packet.h`.
@@ -62,6 +64,7 @@ pub fn start(cells: u32, spill_entries: u32) -> (Taps, Shared) {
         pairing: Arc::new(Mutex::new(Pairing::new(false))),
         table: table.clone(),
         by_interface: BTreeMap::new(),
+        ending: Vec::new(),
     };
     (taps, table)
 }
@@ -72,8 +75,11 @@ pub struct Taps {
     pairing: Arc<Mutex<Pairing>>,
     table: Shared,
     by_interface: BTreeMap<u32, Tap>,
+    /// Readers that have been told to end: each looks a few times in a second only, and nobody waits for one by one.
+    ending: Vec<JoinHandle<()>>,
 }
 
+/// Dropping it tells its readers to end.
 #[derive(Debug)]
 struct Tap {
     over: Arc<AtomicBool>,
@@ -83,19 +89,18 @@ struct Tap {
 impl Drop for Tap {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
-        for reader in self.readers.drain(..) {
-            let _panicked = reader.join();
-        }
     }
 }
 
 impl Drop for Taps {
     fn drop(&mut self) {
-        for tap in self.by_interface.values() {
-            // All at once: each looks a few times in a second only.
-            tap.over.store(true, Ordering::Relaxed);
+        let tapped: Vec<u32> = self.by_interface.keys().copied().collect();
+        for ifindex in tapped {
+            self.detach(ifindex);
         }
-        self.by_interface.clear();
+        for reader in self.ending.drain(..) {
+            let _panicked = reader.join();
+        }
         let mut pairing = self.pairing.lock().unwrap_or_else(PoisonError::into_inner);
         pairing.finish(&mut self.table.lock());
     }
@@ -107,7 +112,7 @@ impl Taps {
     /// # Errors
     /// When the interface has gone, or the kernel refuses.
     pub fn attach(&mut self, interface: &Interface) -> Result<(), AttachError> {
-        self.by_interface.remove(&interface.index);
+        self.detach(interface.index);
         let over = Arc::new(AtomicBool::new(false));
         let mut tap = Tap {
             over: over.clone(),
@@ -132,9 +137,12 @@ impl Taps {
         Ok(())
     }
 
-    /// Ends an interface's tap.
+    /// Ends an interface's tap: nothing that arrives from now on is counted.
     pub fn detach(&mut self, ifindex: u32) {
-        self.by_interface.remove(&ifindex);
+        self.ending.retain(|reader| !reader.is_finished());
+        if let Some(mut tap) = self.by_interface.remove(&ifindex) {
+            self.ending.append(&mut tap.readers);
+        }
     }
 
     /// As programs are shown: the tap, and what there is none of.
@@ -192,9 +200,11 @@ fn open(
     // Without a protocol it hears nothing before it is bound: pnet binds it to one interface and all protocols.
     let socket = Socket::new(Domain::PACKET, Type::RAW, None).map_err(refused)?;
     socket.attach_filter(&filter(direction)).map_err(refused)?;
-    socket
-        .set_recv_buffer_size(RECEIVE_BUFFER)
-        .map_err(refused)?;
+    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+        socket
+            .set_recv_buffer_size(RECEIVE_BUFFER)
+            .map_err(refused)?;
+    }
     let config = datalink::Config {
         read_buffer_size: LONGEST,
         write_buffer_size: 0,
@@ -235,6 +245,8 @@ impl Reader {
     fn run(mut self) {
         while !self.over.load(Ordering::Relaxed) {
             match self.receiver.next() {
+                // Another tap of the same interface may have it as well.
+                Ok(_) if self.over.load(Ordering::Relaxed) => break,
                 Ok(frame) => {
                     let packet = Captured {
                         bytes: frame,
@@ -279,5 +291,36 @@ impl Reader {
                 Err(_) => std::thread::sleep(LOOK),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_the_readers_one_after_the_other() {
+        let (mut taps, _table) = start(16, 16);
+        let mut packets = Vec::new();
+        for ifindex in 1..=20 {
+            // A reader that waits for a packet.
+            let (packet, waits) = mpsc::channel::<()>();
+            let wait = move || drop(waits.recv_timeout(Duration::from_secs(20)));
+            let tap = Tap {
+                over: Arc::default(),
+                readers: vec![std::thread::spawn(wait)],
+            };
+            let over = tap.over.clone();
+            taps.by_interface.insert(ifindex, tap);
+            taps.detach(ifindex);
+            assert!(over.load(Ordering::Relaxed), "it is told to end");
+            packets.push(packet);
+        }
+        let waiting = taps.ending.iter().filter(|reader| !reader.is_finished());
+        assert_eq!(waiting.count(), 20);
+        drop(packets);
+        drop(taps);
     }
 }

@@ -30,6 +30,9 @@ pub const WINDOW_NS: u64 = 1_000_000_000;
 /// The same where the interface is not known, so that a packet sent again cannot be told from one seen again.
 const NAMELESS_WINDOW_NS: u64 = 1_000_000;
 
+/// So many packets are waited for at the most, however many come within the window or without a time.
+const MOST: usize = 1 << 18;
+
 /// A bridge takes its copy at once.
 const COPY_NS: u64 = 1_000_000;
 
@@ -180,7 +183,7 @@ impl Pairing {
     /// Lets go of packets of which nothing more will be seen; those that only left are the node's own.
     pub fn expire(&mut self, table: &mut Table, now: u64) {
         while let Some((began, fingerprint)) = self.queue.front().copied() {
-            if began.saturating_add(WINDOW_NS) > now {
+            if began.saturating_add(WINDOW_NS) > now && self.queue.len() < MOST {
                 break;
             }
             self.queue.pop_front();
@@ -335,6 +338,10 @@ mod tests {
         (table, seen)
     }
 
+    fn packets_and_again(packets: u64, again: u64) -> Seen {
+        Seen { packets, again }
+    }
+
     #[test]
     fn a_forwarded_packet_is_counted_once_with_its_translation_and_time() {
         let (table, seen) = play(&[
@@ -342,13 +349,7 @@ mod tests {
             sighting(1_500, BRIDGE, Direction::In, 1),
             sighting(4_000, UPLINK, Direction::Out, 9),
         ]);
-        assert_eq!(
-            seen,
-            Seen {
-                packets: 1,
-                again: 2
-            }
-        );
+        assert_eq!(seen, packets_and_again(1, 2));
         let (hot, cold) = (table.hot(0), table.cold(0));
         assert_eq!((hot.skbs, hot.bytes, hot.key.ifindex), (1, 100, POD));
         assert_eq!(
@@ -368,26 +369,14 @@ mod tests {
             sighting(2_000, POD + 2, Direction::Out, 9),
             sighting(2_100, BRIDGE, Direction::In, 9),
         ]);
-        assert_eq!(
-            seen,
-            Seen {
-                packets: 1,
-                again: 2
-            }
-        );
+        assert_eq!(seen, packets_and_again(1, 2));
         let (_, seen) = play(&[
             sighting(1_000, POD, Direction::In, 1),
             sighting(2_000, UPLINK, Direction::Out, 9),
             sighting(9_000, UPLINK, Direction::In, 9),
             sighting(9_500, POD + 2, Direction::Out, 9),
         ]);
-        assert_eq!(
-            seen,
-            Seen {
-                packets: 2,
-                again: 2
-            }
-        );
+        assert_eq!(seen, packets_and_again(2, 2));
     }
 
     #[test]
@@ -396,13 +385,7 @@ mod tests {
             sighting(1_000, UPLINK, Direction::Out, 9),
             sighting(1_001, POD, Direction::In, 1),
         ]);
-        assert_eq!(
-            seen,
-            Seen {
-                packets: 1,
-                again: 1
-            }
-        );
+        assert_eq!(seen, packets_and_again(1, 1));
         assert_eq!(table.hot(0).key.ifindex, POD);
         assert_eq!(table.cold(0).exit_ifindex, UPLINK);
     }
@@ -413,13 +396,7 @@ mod tests {
             sighting(1_000, BRIDGE, Direction::Out, 1),
             sighting(1_001, POD, Direction::Out, 1),
         ]);
-        assert_eq!(
-            seen,
-            Seen {
-                packets: 1,
-                again: 1
-            }
-        );
+        assert_eq!(seen, packets_and_again(1, 1));
         assert_eq!(
             (table.hot(0).key.origin, table.hot(0).key.ifindex),
             (ORIGIN_NODE, POD)
@@ -434,13 +411,7 @@ mod tests {
             sighting(5_000, POD, Direction::In, 1),
             sighting(6_000, UPLINK, Direction::Out, 1),
         ]);
-        assert_eq!(
-            seen,
-            Seen {
-                packets: 2,
-                again: 2
-            }
-        );
+        assert_eq!(seen, packets_and_again(2, 2));
         assert_eq!((table.hot(0).skbs, table.cold(0).exits), (2, 2));
         let (_, seen) = play(&[
             sighting(1_000, POD, Direction::In, 1),
@@ -460,13 +431,7 @@ mod tests {
             to_group(1_000, Direction::In, 1),
             to_group(2_000, Direction::Out, 9),
         ]);
-        assert_eq!(
-            seen,
-            Seen {
-                packets: 2,
-                again: 0
-            }
-        );
+        assert_eq!(seen, packets_and_again(2, 0));
         assert_eq!((table.cold(0).exits, table.cold(1).exits), (0, 0));
     }
 
@@ -496,16 +461,25 @@ mod tests {
             sighting(1_200, UPLINK, Direction::Out, 2),
             sighting(1_300, UPLINK, Direction::Out, 1),
         ]);
-        assert_eq!(
-            seen,
-            Seen {
-                packets: 2,
-                again: 2
-            }
-        );
+        assert_eq!(seen, packets_and_again(2, 2));
         let exits: Vec<_> = (0..2).map(|cell| table.cold(cell).after.src).collect();
         let own: Vec<_> = (0..2).map(|cell| table.hot(cell).key.src).collect();
         assert_eq!(exits, own, "each left as itself");
+    }
+
+    #[test]
+    fn a_capture_without_times_waits_for_so_many_packets_only() {
+        let table = Shared::new(Table::new(100, 10));
+        let mut pairing = Pairing::new(true);
+        for fingerprint in 0..MOST as u64 + 1_000 {
+            let sighting = Sighting {
+                fingerprint,
+                ..sighting(7, POD, Direction::In, 1)
+            };
+            pairing.see(&mut table.lock(), &sighting);
+        }
+        assert_eq!((pairing.queue.len(), pairing.passing.len()), (MOST, MOST));
+        assert_eq!(pairing.seen().packets, MOST as u64 + 1_000);
     }
 
     proptest! {

@@ -230,6 +230,10 @@ impl Source for Shared {
         u32::try_from(self.lock().hot.len()).unwrap_or(u32::MAX)
     }
 
+    fn limit(&self) -> u32 {
+        u32::try_from(self.lock().most).unwrap_or(u32::MAX)
+    }
+
     fn state(&self, cell: u32) -> u64 {
         self.lock().hot[cell as usize].state
     }
@@ -289,5 +293,136 @@ impl Source for Shared {
 
     fn take_drops(&mut self) -> anyhow::Result<Vec<(DropKey, DropStats)>> {
         Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use aksnet_common::flow::Addr;
+
+    use super::*;
+    use crate::{
+        classify::Whois,
+        collect::{CollectConfig, Collector, DropNames, Now},
+        identify::index::Index,
+        metrics::{Metrics, MetricsConfig},
+        plan::Plan,
+    };
+
+    fn packet(port: u16) -> Parsed {
+        Parsed {
+            key: FlowKey {
+                src: Addr::v4([10, 244, 0, 5]),
+                dst: Addr::v4([1, 1, 1, 1]),
+                src_port: port,
+                dst_port: 443,
+                protocol: TCP,
+                family: 4,
+                ifindex: 3,
+                ..FlowKey::default()
+            },
+            l3_offset: 0,
+            l3_len: 40,
+            l4_offset: 20,
+            payload_len: 0,
+            ip_id: 1,
+            fragment_offset: 0,
+            tcp_flags: SYN,
+            icmp_echo: false,
+            tcp_seq: 1,
+        }
+    }
+
+    /// A table in which another flow is counted whenever a sweep asks how many there are.
+    struct Growing {
+        table: Shared,
+        port: Cell<u16>,
+    }
+
+    impl Growing {
+        fn grow(&self) {
+            self.port.set(self.port.get() + 1);
+            let parsed = packet(self.port.get());
+            self.table.lock().count(&parsed.key, &parsed, 1);
+        }
+    }
+
+    impl Source for Growing {
+        fn cells(&self) -> u32 {
+            let cells = self.table.cells();
+            self.grow();
+            cells
+        }
+
+        fn limit(&self) -> u32 {
+            self.table.limit()
+        }
+
+        fn state(&self, cell: u32) -> u64 {
+            self.table.state(cell)
+        }
+
+        fn counts(&self, cell: u32) -> (u64, u64) {
+            self.table.counts(cell)
+        }
+
+        fn hot(&self, cell: u32) -> HotCell {
+            self.table.hot(cell)
+        }
+
+        fn cold(&self, cell: u32) -> ColdCell {
+            self.table.cold(cell)
+        }
+
+        fn close(&self, cell: u32) -> bool {
+            self.table.close(cell)
+        }
+
+        fn free(&self, cell: u32) {
+            self.table.free(cell);
+        }
+
+        fn take_spill(&mut self) -> anyhow::Result<Vec<(FlowKey, SpillStats)>> {
+            self.table.take_spill()
+        }
+
+        fn totals(&self) -> anyhow::Result<Totals> {
+            Source::totals(&self.table)
+        }
+
+        fn take_drops(&mut self) -> anyhow::Result<Vec<(DropKey, DropStats)>> {
+            self.table.take_drops()
+        }
+    }
+
+    #[test]
+    fn a_table_that_grows_while_it_is_swept_loses_nothing() {
+        let (table, port) = (Shared::new(Table::new(1_000, 10)), Cell::new(0));
+        let mut source = Growing { table, port };
+        let metrics = Metrics::new(MetricsConfig::default());
+        let mut collector = Collector::new(CollectConfig::default(), metrics.clone(), 0);
+        let plan = Plan::builder().build();
+        let index = Index::new("");
+        let whois = Whois {
+            plan: &plan,
+            index: &index,
+            translations: None,
+        };
+        let names = DropNames::new([], []);
+        let mut now = Now {
+            monotonic_ns: 1_000_000_000,
+            unix_ms: 1_000,
+        };
+        for _ in 0..5 {
+            now.monotonic_ns += 1_000_000_000;
+            collector.sweep(&mut source, now, whois, &names);
+        }
+        collector.finish(&mut source.table, now, whois, &names);
+        assert!(source.port.get() >= 5, "it grew in each sweep");
+        assert_eq!(collector.accounted().skbs, u64::from(source.port.get()));
+        let text = metrics.encode().unwrap();
+        assert!(text.contains("_limit 1000\n"), "{text}");
     }
 }

@@ -19,8 +19,14 @@ pub struct Totals {
 
 /// The kernel side's tables as one sweep reads them.
 pub trait Source {
-    /// How many cells there are; indices below are less than this.
+    /// How many cells there are; indices below are less than this. It may grow at any moment, and never shrinks: who
+    /// looks at all cells asks once.
     fn cells(&self) -> u32;
+
+    /// How many cells there can be.
+    fn limit(&self) -> u32 {
+        self.cells()
+    }
 
     /// The state word of a cell; see [`aksnet_common::cell`]. One load, no system call.
     fn state(&self, cell: u32) -> u64;

@@ -230,7 +230,9 @@ impl Collector {
     ) -> SweepReport {
         let metrics = self.metrics.clone();
         let mut families = metrics.lock();
-        self.make_room(source.cells());
+        // Once for the whole sweep: a table that grows meanwhile has more by then than there is room for.
+        let cells = source.cells();
+        self.make_room(cells);
         let started = *self.started_ns.get_or_insert(now.monotonic_ns);
         let ms = milliseconds(now.monotonic_ns.saturating_sub(started));
         let before = milliseconds(self.now.monotonic_ns.saturating_sub(started));
@@ -243,14 +245,14 @@ impl Collector {
             now,
             ms,
             named: named_pods(whois.index),
-            replan: self.replan(whois, source.cells()),
+            replan: self.replan(whois, cells),
             last,
             report: SweepReport::default(),
         };
         sweep.families.nat.advance(now.monotonic_ns);
         sweep.families.symbols.forget_names();
 
-        self.scan(source, &mut sweep);
+        self.scan(source, &mut sweep, cells);
         self.judge(source, &mut sweep);
         self.ask_for_names(source, &mut sweep);
         self.review_gaps(source, &mut sweep);
@@ -261,7 +263,7 @@ impl Collector {
 
         let agent = &mut sweep.families.agent;
         agent.entries = u64::from(sweep.report.live);
-        agent.limit = u64::from(source.cells());
+        agent.limit = u64::from(source.limit());
         sweep.report
     }
 
@@ -306,8 +308,8 @@ impl Collector {
         (partner != NONE && self.known(partner)).then_some(partner)
     }
 
-    fn scan<S: Source>(&mut self, source: &S, sweep: &mut Sweep) {
-        for cell in 0..source.cells() {
+    fn scan<S: Source>(&mut self, source: &S, sweep: &mut Sweep, cells: u32) {
+        for cell in 0..cells {
             let state = source.state(cell);
             match state & PHASE {
                 LIVE => {

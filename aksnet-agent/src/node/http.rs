@@ -33,7 +33,7 @@ where
 ///
 /// # Errors
 /// Says what went wrong: refused, too slow, too long.
-pub(super) async fn answer<B>(
+pub(crate) async fn answer<B>(
     server: SocketAddr,
     request: Request<B>,
     most: usize,

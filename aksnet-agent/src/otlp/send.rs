@@ -17,7 +17,7 @@ use super::message;
 use crate::{
     flowlog::{FlowLog, FlowRecord, Following, News},
     metrics::Metrics,
-    node::http::exchange,
+    node::http::answer,
 };
 
 /// Records in one request.
@@ -122,10 +122,10 @@ async fn post(
     loop {
         match once(endpoint, path, body.clone()).await {
             Ok(()) => return Ok(()),
-            Err(error) => {
+            Err(failed) => {
                 metrics.count_otlp_failure();
-                if attempt >= tries {
-                    return Err(error);
+                if attempt >= tries || failed.for_good {
+                    return Err(failed.why);
                 }
             }
         }
@@ -135,7 +135,21 @@ async fn post(
     }
 }
 
-async fn once(endpoint: &str, path: &str, body: Bytes) -> Result<(), String> {
+/// Why a request failed.
+struct Failed {
+    /// The collector will not take it, however often it is asked.
+    for_good: bool,
+    why: String,
+}
+
+impl From<String> for Failed {
+    fn from(why: String) -> Self {
+        let for_good = false;
+        Self { for_good, why }
+    }
+}
+
+async fn once(endpoint: &str, path: &str, body: Bytes) -> Result<(), Failed> {
     let url = format!("{}{path}", endpoint.trim_end_matches('/'));
     let request = Request::post(&url)
         .header(header::CONTENT_TYPE, "application/x-protobuf")
@@ -163,5 +177,13 @@ async fn once(endpoint: &str, path: &str, body: Bytes) -> Result<(), String> {
     let server = found
         .next()
         .ok_or_else(|| format!("{host} has no address"))?;
-    exchange(server, request, ANSWER, PATIENCE).await.map(drop)
+    let (status, _said) = answer(server, request, ANSWER, PATIENCE).await?;
+    if status.is_success() {
+        return Ok(());
+    }
+    Err(Failed {
+        // OTLP/HTTP, "Failures": all others must not be tried again.
+        for_good: !matches!(status.as_u16(), 429 | 502 | 503 | 504),
+        why: format!("{server} answered {status}"),
+    })
 }

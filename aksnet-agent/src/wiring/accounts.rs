@@ -1,4 +1,8 @@
-//! Joins the kernel side and the accounts to the agent's life.
+//! The *accounts*: the maps, or the table that captured packets are counted in, and what was made of them. The agent's
+//! life sweeps them, and whoever asks over the socket is answered from them.
+
+// What is answered from them.
+mod answers;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -10,168 +14,31 @@ use serde_json::{Value, json};
 
 use crate::{
     agent::{Parts, Sweeper},
-    bpf::{
-        self, LoadOptions, MapSource,
-        attach_error::AttachError,
-        datapath::Datapath,
-        kernel::{self, Kernel},
-        status::ProgramStatus,
-    },
-    capture::{self, table::Shared},
+    bpf::{self, MapSource, datapath::Datapath, kernel},
+    capture::table::Shared,
     classify::Whois,
-    cli::{self, REVISION, VERSION},
+    cli::{REVISION, VERSION},
     collect::{
         self, Circumstances, CollectConfig, Collector, DropNames, Found, Now, Recording,
         SweepReport,
     },
-    commands::top::json_lines,
-    config::{BpfLog, Config},
+    config::Config,
     conntrack::fullness,
-    doctor::{
-        Evidence,
-        gather::{self, Held},
-        history::History,
-        tally::Tally,
-    },
+    doctor::{gather, history::History, tally::Tally},
     droplog::{DropLog, symbols::Places},
-    exit::{Exit, Failure, OrExit},
-    flowlog::{Filter, FlowLog, FlowRecord},
+    flowlog::FlowLog,
     identify::{object::Kind, shared},
-    live::{self, LiveQuery},
-    metrics::{Metrics, ProgramRuns},
-    node::{Node, interface::Interface},
+    metrics::Metrics,
+    node::Node,
     otlp,
     plan::Plan,
     policy::engine::Engine,
-    session,
-    socket::protocol::{LiveSource, TopQuery, TopReader},
     sources::Sources,
     survey::Surveyed,
-    top,
 };
 
-/// Loads the programs for this node and builds the accounts on their maps.
-///
-/// # Errors
-/// When the kernel refuses the programs or maps.
-pub fn load(config: &Config, node: &Node, sources: &Arc<Sources>) -> Result<Parts, Failure> {
-    if config.capture {
-        return Ok(capture(config, node, sources));
-    }
-    let mut loaded = bpf::load(&options(config))
-        .map_err(|error| {
-            error.context(
-                "the programs cannot be loaded (--capture counts packets without them: dearer, without NAT times and drops)",
-            )
-        })
-        .or_exit(Exit::Software)?;
-    loaded.attacher.attach_drops();
-    if let Some(why) = &loaded.kernel.conntrack_unreadable {
-        tracing::warn!("drops come without the address that was dialled: {why}");
-    }
-    if config.bpf_log != BpfLog::Off {
-        bpf::log::follow(&mut loaded.attacher);
-    }
-    let names = drop_names(&loaded.kernel);
-    let (accounts, metrics) = Accounts::new(config, node, sources, loaded.source, names);
-    accounts.lock().conntrack_unreadable = loaded.kernel.conntrack_unreadable;
-    bpf::loader::give_back_memory();
-    let datapath = Reported {
-        attacher: loaded.attacher,
-        metrics: metrics.clone(),
-    };
-    Ok(accounts.parts(Box::new(datapath), metrics, config))
-}
-
-/// Captures packets on the node's interfaces, and builds the accounts on what it counts.
-fn capture(config: &Config, node: &Node, sources: &Arc<Sources>) -> Parts {
-    tracing::warn!("{}", capture::live::WITHOUT);
-    let (taps, table) = capture::live::start(config.flow_cells, config.spill_entries);
-    let names = DropNames::new([], Vec::new());
-    let (accounts, metrics) = Accounts::new(config, node, sources, table, names);
-    let datapath = Tapped {
-        taps,
-        metrics: metrics.clone(),
-    };
-    accounts.parts(Box::new(datapath), metrics, config)
-}
-
-/// The taps, which also tell the metrics how they are.
-struct Tapped {
-    taps: capture::live::Taps,
-    metrics: Metrics,
-}
-
-impl Datapath for Tapped {
-    fn attach(&mut self, interface: &Interface) -> Result<(), AttachError> {
-        self.taps.attach(interface)
-    }
-
-    fn detach(&mut self, ifindex: u32) {
-        self.taps.detach(ifindex);
-    }
-
-    fn programs(&self) -> Vec<ProgramStatus> {
-        let programs = self.taps.programs();
-        for program in &programs {
-            self.metrics
-                .set_program_up(&program.program, &program.hook, program.up);
-        }
-        programs
-    }
-}
-
-fn options(config: &Config) -> LoadOptions {
-    LoadOptions {
-        flow_cells: config.flow_cells,
-        spill_entries: config.spill_entries,
-        sample: config.sample,
-        first_packets: config.first_packets,
-        attach: config.attach,
-        log_level: config.bpf_log as u8,
-        ..LoadOptions::default()
-    }
-}
-
-/// Reason names from BTF and function names from `/proc/kallsyms`.
-fn drop_names(kernel: &Kernel) -> DropNames {
-    let reasons = kernel
-        .reasons
-        .iter()
-        .map(|(&number, name)| (number, name.clone()));
-    DropNames::new(reasons, kernel::text_symbols())
-}
-
-/// The attacher, which also tells the metrics how the programs are.
-struct Reported {
-    attacher: bpf::Attacher,
-    metrics: Metrics,
-}
-
-impl Datapath for Reported {
-    fn attach(&mut self, interface: &Interface) -> Result<(), AttachError> {
-        self.attacher.attach(interface)
-    }
-
-    fn detach(&mut self, ifindex: u32) {
-        self.attacher.detach(ifindex);
-    }
-
-    fn programs(&self) -> Vec<ProgramStatus> {
-        let programs = self.attacher.programs();
-        for program in &programs {
-            self.metrics
-                .set_program_up(&program.program, &program.hook, program.up);
-            let (runs, run_ns) = self.attacher.runs(&program.program);
-            self.metrics
-                .set_program_runs(&program.program, ProgramRuns { runs, run_ns });
-        }
-        programs
-    }
-}
-
 /// The maps, and what was made of them. Sweeps and readers of `top` take turns.
-struct Accounts<S>(Arc<Mutex<Inner<S>>>);
+pub(super) struct Accounts<S>(Arc<Mutex<Inner<S>>>);
 
 impl<S> Clone for Accounts<S> {
     fn clone(&self) -> Self {
@@ -205,12 +72,14 @@ struct Inner<S> {
 }
 
 impl<S: Counting> Accounts<S> {
-    fn new(
+    /// `unreadable`: why drops come without the tuple that was dialled, if they do.
+    pub(super) fn new(
         config: &Config,
         node: &Node,
         sources: &Arc<Sources>,
         source: S,
         names: DropNames,
+        unreadable: Option<String>,
     ) -> (Self, Metrics) {
         let metrics = Metrics::new(config.metrics());
         metrics.set_build(VERSION, REVISION);
@@ -225,7 +94,7 @@ impl<S: Counting> Accounts<S> {
             collector: Collector::new(collect, metrics.clone(), bpf::loader::random_seed()),
             names,
             source,
-            conntrack_unreadable: None,
+            conntrack_unreadable: unreadable,
             plan: node.plan.clone(),
             sources: sources.clone(),
             slow: None,
@@ -242,7 +111,12 @@ impl<S: Counting> Accounts<S> {
         (accounts, metrics)
     }
 
-    fn parts(self, datapath: Box<dyn Datapath>, metrics: Metrics, config: &Config) -> Parts {
+    pub(super) fn parts(
+        self,
+        datapath: Box<dyn Datapath>,
+        metrics: Metrics,
+        config: &Config,
+    ) -> Parts {
         if !config.otlp_endpoint.is_empty() {
             let (log, node) = {
                 let inner = self.lock();
@@ -410,7 +284,7 @@ fn now() -> Now {
 }
 
 /// A source whose writers can be waited for.
-trait Counting: collect::source::Source + Send + 'static {
+pub(super) trait Counting: collect::source::Source + Send + 'static {
     /// Packets are captured, and so have no NAT times.
     const IS_CAPTURE: bool;
 
@@ -459,7 +333,7 @@ impl<S: Counting> Sweeper for Accounts<S> {
     fn tables(&self) -> Value {
         let inner = self.lock();
         json!({
-            "flow_cells": { "used": inner.report.live, "of": inner.source.cells() },
+            "flow_cells": { "used": inner.report.live, "of": inner.source.limit() },
             "last_sweep": {
                 "changed": inner.report.changed,
                 "new": inner.report.new,
@@ -473,135 +347,5 @@ impl<S: Counting> Sweeper for Accounts<S> {
                 "why_not": inner.conntrack_unreadable,
             },
         })
-    }
-}
-
-impl<S: Counting> LiveSource for Accounts<S> {
-    fn drop_log(&self) -> Arc<DropLog> {
-        self.lock().drops.clone()
-    }
-
-    fn flow_log(&self) -> Arc<FlowLog> {
-        self.lock().flows.clone()
-    }
-
-    fn live_flows(&self, filter: &Filter, limit: usize) -> Vec<FlowRecord> {
-        let inner = self.lock();
-        let index = inner.sources.names.read();
-        let whois = Whois {
-            plan: &inner.plan,
-            index: &index,
-            translations: Some(inner.sources.conntrack.as_ref()),
-        };
-        // A filter goes by names, which only the records have.
-        let most = if filter.is_empty() { limit } else { 0 };
-        let mut flows = inner
-            .collector
-            .live_connections(&inner.source, &whois, &inner.names, most);
-        flows.retain(|flow| filter.takes(flow));
-        if limit > 0 {
-            flows.truncate(limit);
-        }
-        flows
-    }
-
-    fn session(&self) -> Value {
-        let inner = self.lock();
-        let mut session = session::of_index(&inner.sources.names.read());
-        session["node"] = json!(inner.node_name);
-        session["engine"] = json!(inner.engine.name());
-        session["capture"] = json!(S::IS_CAPTURE);
-        session
-    }
-
-    fn open(&self) -> Box<dyn TopReader> {
-        Box::new(self.clone())
-    }
-
-    fn evidence(&self) -> Evidence {
-        let mut inner = self.lock();
-        // What is counted at longer intervals is as old as that.
-        inner.slow = None;
-        inner.look_around(false);
-        let families = inner.collector.metrics().registry().gather();
-        let index = inner.sources.names.read();
-        gather::gather(&Held {
-            families: &families,
-            history: &inner.history,
-            now: Instant::now(),
-            index: &index,
-            moment: shared::now(),
-            sources: &inner.sources.names.sources(),
-            conntrack: &inner.sources.conntrack.snapshot(),
-            surveyed: inner.surveyed.as_ref(),
-            records: &inner.drops.recent(),
-            node_name: &inner.sources.node_name,
-        })
-    }
-}
-
-impl<S: Counting> TopReader for Accounts<S> {
-    fn rows(&mut self, query: &TopQuery) -> Vec<Value> {
-        let sort = match query.sort {
-            cli::Sort::Bytes => top::Sort::Bytes,
-            cli::Sort::Packets => top::Sort::Packets,
-            cli::Sort::NatTime => top::Sort::NatTime,
-            cli::Sort::Drops => top::Sort::Drops,
-        };
-        let inner = self.lock();
-        let query = top::Query {
-            limit: query.limit,
-            sort,
-        };
-        let index = inner.sources.names.read();
-        let whois = Whois {
-            plan: &inner.plan,
-            index: &index,
-            translations: Some(inner.sources.conntrack.as_ref()),
-        };
-        top::rows(&inner.collector, &inner.source, &whois, &inner.names, query)
-            .iter()
-            .filter_map(|row| serde_json::to_value(row).ok())
-            .collect()
-    }
-
-    fn live(&mut self, query: &LiveQuery) -> Result<live::Snapshot, String> {
-        // Before the accounts are locked: sweeps do not wait for this.
-        let (sources, log) = {
-            let inner = self.lock();
-            (inner.sources.clone(), inner.drops.clone())
-        };
-        let outside = live::Outside {
-            destinations: sources.conntrack.busiest(query.limit()),
-            records: log.recent(),
-        };
-        let inner = self.lock();
-        let index = sources.names.read();
-        let whois = Whois {
-            plan: &inner.plan,
-            index: &index,
-            translations: Some(sources.conntrack.as_ref()),
-        };
-        let view = live::View {
-            collector: &inner.collector,
-            source: &inner.source,
-            whois: &whois,
-            names: &inner.names,
-            now: shared::now(),
-        };
-        view.look(query, &outside)
-    }
-}
-
-/// Rows of `top` as aligned lines with a header. A row that this version does not know stays JSON.
-#[must_use]
-pub fn rows_text(rows: &[Value]) -> String {
-    let known: Result<Vec<top::Row>, _> = rows
-        .iter()
-        .map(|row| serde_json::from_value(row.clone()))
-        .collect();
-    match known {
-        Ok(rows) => top::raw::lines(&rows),
-        Err(_) => json_lines(rows),
     }
 }
