@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::image::workspace;
+use crate::cargo::workspace;
 use crate::setup::kubernetes;
 
 /// The namespace that all of it is in.

@@ -9,6 +9,9 @@ pub mod setup;
 // How commands are run and told about.
 pub mod say;
 
+// What builds and tests.
+pub mod cargo;
+
 // The emulated node.
 pub mod testbed;
 

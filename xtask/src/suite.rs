@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
+use crate::cargo::{self, PACKAGES};
 use crate::testbed::bed::is_root;
 use crate::{
-    bench, docs, say,
+    docs, say,
     setup::{self, bpf},
 };
 
@@ -24,16 +25,14 @@ pub fn run() -> Result<()> {
             "not root: tests on the emulated node and of the programs in the kernel will say that they are skipped",
         );
     }
-    // The BPF crate is for another target: aksnet-agent's build script compiles it.
-    let workspace = ["--workspace", "--exclude", "aksnet-ebpf"];
-    say::run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    say::run(cargo("fmt").args(["--all", "--check"]))?;
     say::run(
-        cargo(&["clippy"])
-            .args(workspace)
+        cargo("clippy")
+            .args(PACKAGES)
             .args(["--all-targets", "--", "-D", "warnings"]),
     )?;
     lint_bpf()?;
-    say::run(cargo(&["test", "--no-fail-fast"]).args(workspace))
+    say::run(cargo("test").arg("--no-fail-fast").args(PACKAGES))
 }
 
 /// The pages, as [`docs::run`] has it. The tests check the same (aksnet-agent/tests/docs.rs).
@@ -41,22 +40,11 @@ pub fn run() -> Result<()> {
 /// # Errors
 /// As [`docs::run`], or when the agent does not build.
 pub fn docs(check: bool) -> Result<()> {
-    say::run(&mut cargo(&[
-        "build",
-        "--package",
-        "aksnet-agent",
-        "--bin",
-        "aksnet-agent",
-    ]))?;
-    let metadata = bench::metadata()?;
-    let path = |what: &str| {
-        metadata[what]
-            .as_str()
-            .map(Path::new)
-            .with_context(|| format!("cargo metadata has {what}"))
-    };
-    let agent = path("target_directory")?.join("debug/aksnet-agent");
-    docs::run(path("workspace_root")?, &agent, check)
+    // With the test of it: what tests depend on has a say in the features, too, and the agent of the tests is there.
+    let targets = ["--bin", "aksnet-agent", "--test", "docs"];
+    say::run(cargo("build").args(PACKAGES).args(targets))?;
+    let agent = cargo::target_directory()?.join("debug/aksnet-agent");
+    docs::run(cargo::workspace(), &agent, check)
 }
 
 /// Clippy on the BPF crate, for its own target. It must be the same release as the compiler that has `core` for
@@ -72,27 +60,21 @@ fn lint_bpf() -> Result<()> {
         return Ok(());
     }
     say::run(
-        cargo(&[
-            "check",
-            "--release",
-            "--package",
-            "aksnet-ebpf",
-            "--target",
-            bpf::TARGET,
-        ])
-        .args(["--target-dir", "target/bpf-lint"])
-        .env("RUSTC", rustc)
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTC_WORKSPACE_WRAPPER", DRIVER)
-        // How cargo-clippy hands its arguments to the driver.
-        .env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__")
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-cpu=v3"),
+        cargo("check")
+            .args(["--release", "--package", "aksnet-ebpf"])
+            .args(["--target", bpf::TARGET])
+            .args(["--target-dir", "target/bpf-lint"])
+            .env("RUSTC", rustc)
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("RUSTC_WORKSPACE_WRAPPER", DRIVER)
+            // How cargo-clippy hands its arguments to the driver.
+            .env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__")
+            .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-cpu=v3"),
     )
 }
 
-/// Cargo, as this process was started by.
-fn cargo(words: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(words);
+fn cargo(what: &str) -> Command {
+    let mut command = cargo::command();
+    command.arg(what);
     command
 }

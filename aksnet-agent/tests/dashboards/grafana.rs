@@ -5,7 +5,10 @@ use std::fs;
 
 use aksnet_agent::metrics::describe;
 use serde_json::Value;
-use xtask::dashboards::{self, DOCS};
+use xtask::{
+    cargo::workspace,
+    dashboards::{self, DOCS},
+};
 
 use crate::{labels::Contract, rules};
 
@@ -19,7 +22,7 @@ const NOT_SHOWN: &[(&str, &str)] = &[
 ];
 
 fn dashboards() -> Vec<Value> {
-    let directory = dashboards::root().join("deploy/grafana");
+    let directory = workspace().join("deploy/grafana");
     let mut files: Vec<_> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -51,7 +54,7 @@ fn number(value: &Value, key: &str) -> u64 {
 #[test]
 fn files_are_as_their_source_says() {
     for (path, content) in dashboards::files().unwrap() {
-        let there = fs::read_to_string(dashboards::root().join(&path)).unwrap_or_default();
+        let there = fs::read_to_string(workspace().join(&path)).unwrap_or_default();
         assert!(
             there == content,
             "{}: run `cargo xtask dashboards`",
@@ -231,7 +234,7 @@ fn links_lead_to_runbooks_and_to_each_other() {
             for link in list(&panel["links"]) {
                 let url = text(link, "url");
                 if let Some(page) = url.strip_prefix(&format!("{DOCS}/")) {
-                    assert!(dashboards::root().join("docs").join(page).exists(), "{url}");
+                    assert!(workspace().join("docs").join(page).exists(), "{url}");
                     runbooks.insert(page.to_owned());
                 } else {
                     let uid = url
@@ -248,7 +251,7 @@ fn links_lead_to_runbooks_and_to_each_other() {
 
 #[test]
 fn the_kustomization_has_every_dashboard() {
-    let root = dashboards::root();
+    let root = workspace();
     let path = root.join("deploy/grafana/kustomization.yaml");
     let text = fs::read_to_string(path).unwrap();
     let file: Value = serde_saphyr::from_str(&text).unwrap();

@@ -9,12 +9,15 @@ use std::{
 
 use aksnet_agent::collect::cause::Cause;
 use serde_json::Value;
-use xtask::dashboards::{self, DOCS};
+use xtask::{
+    cargo::workspace,
+    dashboards::{self, DOCS},
+};
 
 use crate::labels::{Contract, Labels};
 
 fn read(path: &str) -> String {
-    let path = dashboards::root().join(path);
+    let path = workspace().join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -62,7 +65,7 @@ pub fn record(contract: &mut Contract) {
 
 /// The files of promtool's unit tests.
 fn unit_tests() -> Vec<PathBuf> {
-    let directory = dashboards::root().join("deploy/prometheus/tests");
+    let directory = workspace().join("deploy/prometheus/tests");
     let mut files: Vec<PathBuf> = fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -76,7 +79,7 @@ fn promtool(arguments: &[&str], files: &[PathBuf]) {
     let output = Command::new("promtool")
         .args(arguments)
         .args(files)
-        .current_dir(dashboards::root())
+        .current_dir(workspace())
         .output()
         .unwrap_or_else(|error| panic!("promtool: {error}; `cargo xtask setup` installs it"));
     let said = [output.stdout, output.stderr].concat();
@@ -88,7 +91,7 @@ fn promtool(arguments: &[&str], files: &[PathBuf]) {
 fn prometheus_takes_the_rules_and_their_unit_tests_pass() {
     promtool(
         &["check", "rules", "--lint-fatal"],
-        &[dashboards::root().join(dashboards::rules::PLAIN)],
+        &[workspace().join(dashboards::rules::PLAIN)],
     );
     promtool(&["test", "rules"], &unit_tests());
 }

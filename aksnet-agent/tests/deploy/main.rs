@@ -26,4 +26,6 @@ mod shop;
 // The questions.
 mod suffices;
 
+mod chroot;
+
 mod without;

@@ -202,7 +202,7 @@ impl<'a> Node<'a> {
             }),
             command: container.command.clone().unwrap_or_default(),
             args: container.args.clone().unwrap_or_default(),
-            envs: self.variables(manifest)?,
+            envs: variables(self.bed, manifest)?,
             mounts: self.mounts(manifest)?,
             log_path: String::new(),
             linux: Some(LinuxContainer {
@@ -229,31 +229,6 @@ impl<'a> Node<'a> {
         })
     }
 
-    /// As kubelet's `makeEnvironmentVariables`: fields of the pod, and `$(NAME)` of those before.
-    fn variables(&self, manifest: &Manifest) -> Result<Vec<KeyValue>> {
-        let mut made: Vec<KeyValue> = Vec::new();
-        for variable in manifest.container().env.iter().flatten() {
-            let field = variable
-                .value_from
-                .as_ref()
-                .and_then(|v| v.field_ref.as_ref());
-            let mut value = match field.map(|field| field.field_path.as_str()) {
-                None => variable.value.clone().unwrap_or_default(),
-                Some("spec.nodeName") => self.bed.node().name().to_owned(),
-                Some("status.hostIP") => self.bed.node().ip().to_string(),
-                Some(other) => bail!("{}: {other} is not known here", variable.name),
-            };
-            for known in &made {
-                value = value.replace(&format!("$({})", known.key), &known.value);
-            }
-            made.push(KeyValue {
-                key: variable.name.clone(),
-                value,
-            });
-        }
-        Ok(made)
-    }
-
     fn mounts(&self, manifest: &Manifest) -> Result<Vec<Mount>> {
         let mounts = manifest.container().volume_mounts.iter().flatten();
         let volumes: Vec<&Volume> = manifest.pod().volumes.iter().flatten().collect();
@@ -261,42 +236,19 @@ impl<'a> Node<'a> {
             .map(|mount| {
                 let volume = volumes.iter().find(|volume| volume.name == mount.name);
                 let volume = volume.with_context(|| format!("no volume {}", mount.name))?;
+                let path = host_path(self.bed, volume)?;
+                // The emulated node's own files are elsewhere for the runtime; what the kernel shows is this machine's.
+                let path = match path.strip_prefix(self.bed.node().root()) {
+                    Ok(below) => self.file(below),
+                    Err(_) => path,
+                };
                 Ok(Mount {
                     container_path: mount.mount_path.clone(),
-                    host_path: self.host_path(volume)?.display().to_string(),
+                    host_path: path.display().to_string(),
                     readonly: mount.read_only.unwrap_or_default(),
                 })
             })
             .collect()
-    }
-
-    /// The emulated node has files of its own; what the kernel shows is this machine's.
-    fn host_path(&self, volume: &Volume) -> Result<PathBuf> {
-        if volume.empty_dir.is_some() {
-            // Everybody's, as kubelet makes them.
-            let below = format!("volumes/{}", volume.name);
-            let path = self.bed.node().root().join(&below);
-            fs::create_dir_all(&path)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;
-            return Ok(self.runtime.node().join(below));
-        }
-        let host = volume.host_path.as_ref().context("a host path")?;
-        let kind = host.type_.as_deref().unwrap_or_default();
-        if host.path.starts_with("/sys/") {
-            ensure!(
-                Path::new(&host.path).is_dir(),
-                "{}: no directory",
-                host.path
-            );
-            return Ok(PathBuf::from(&host.path));
-        }
-        let below = host.path.trim_start_matches('/');
-        let path = self.bed.node().root().join(below);
-        if kind == "DirectoryOrCreate" {
-            fs::create_dir_all(&path)?;
-        }
-        ensure!(path.is_dir(), "{}: no directory", path.display());
-        Ok(self.runtime.node().join(below))
     }
 
     /// As kubelet asks: over HTTP, at the pod's address, which is the node's.
@@ -307,31 +259,11 @@ impl<'a> Node<'a> {
             "probes name the port: {port:?}"
         );
         let path = action.path.as_deref().context("a path")?;
-        Ok(self.get(container, path)?.0)
-    }
-
-    /// Status and body.
-    pub fn get(&self, container: &Container, path: &str) -> Result<(u16, String)> {
-        let mut stream = self.bed.node().netns().run(|| {
-            Ok(TcpStream::connect_timeout(
-                &container.address,
-                Duration::from_secs(2),
-            )?)
-        })?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("an answer")?;
-        let status = head.split(' ').nth(1).context("a status")?.parse()?;
-        Ok((status, body.to_owned()))
+        Ok(get(self.bed, container.address, path)?.0)
     }
 
     pub fn scrape(&self, container: &Container) -> Result<Scrape> {
-        Scrape::parse(&self.get(container, "/metrics")?.1)
+        scrape(self.bed, container.address)
     }
 
     /// Waits until it is ready by its own probe.
@@ -453,6 +385,79 @@ impl Container {
             .map(|line| line.splitn(4, ' ').last().unwrap_or_default());
         lines.collect::<Vec<_>>().join("\n")
     }
+}
+
+/// As kubelet's `makeEnvironmentVariables`: fields of the pod, and `$(NAME)` of those before.
+pub fn variables(bed: &Testbed, manifest: &Manifest) -> Result<Vec<KeyValue>> {
+    let mut made: Vec<KeyValue> = Vec::new();
+    for variable in manifest.container().env.iter().flatten() {
+        let field = variable
+            .value_from
+            .as_ref()
+            .and_then(|v| v.field_ref.as_ref());
+        let mut value = match field.map(|field| field.field_path.as_str()) {
+            None => variable.value.clone().unwrap_or_default(),
+            Some("spec.nodeName") => bed.node().name().to_owned(),
+            Some("status.hostIP") => bed.node().ip().to_string(),
+            Some(other) => bail!("{}: {other} is not known here", variable.name),
+        };
+        for known in &made {
+            value = value.replace(&format!("$({})", known.key), &known.value);
+        }
+        made.push(KeyValue {
+            key: variable.name.clone(),
+            value,
+        });
+    }
+    Ok(made)
+}
+
+/// Where a volume's files are on this machine. The emulated node has files of its own, below its root; what the kernel
+/// shows is the machine's.
+pub fn host_path(bed: &Testbed, volume: &Volume) -> Result<PathBuf> {
+    if volume.empty_dir.is_some() {
+        // Everybody's, as kubelet makes them.
+        let path = bed.node().root().join("volumes").join(&volume.name);
+        fs::create_dir_all(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777))?;
+        return Ok(path);
+    }
+    let host = volume.host_path.as_ref().context("a host path")?;
+    let path = if host.path.starts_with("/sys/") {
+        PathBuf::from(&host.path)
+    } else {
+        bed.node().root().join(host.path.trim_start_matches('/'))
+    };
+    if host.type_.as_deref() == Some("DirectoryOrCreate") {
+        fs::create_dir_all(&path)?;
+    }
+    ensure!(path.is_dir(), "{}: no directory", path.display());
+    Ok(path)
+}
+
+/// Status and body of what is served at an address of the node's.
+fn get(bed: &Testbed, address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = bed.node().netns().run(|| {
+        Ok(TcpStream::connect_timeout(
+            &address,
+            Duration::from_secs(2),
+        )?)
+    })?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer")?;
+    let status = head.split(' ').nth(1).context("a status")?.parse()?;
+    Ok((status, body.to_owned()))
+}
+
+/// What an agent at an address of the node's counts.
+pub fn scrape(bed: &Testbed, address: SocketAddr) -> Result<Scrape> {
+    Scrape::parse(&get(bed, address, "/metrics")?.1)
 }
 
 fn namespaces(manifest: &Manifest) -> Namespaces {

@@ -12,7 +12,8 @@ use xtask::testbed::{Engine, Testbed};
 
 use crate::{
     manifest::Manifest,
-    node::{Container, Node, can_run},
+    node::{Node, can_run},
+    scrape::Scrape,
     shop::{ALLOWED, Shop},
 };
 
@@ -30,13 +31,12 @@ pub fn eventually(mut holds: impl FnMut() -> Result<()>) -> Result<()> {
 
 /// What was counted of the shop's trade is what happened, by the engine's own count.
 pub fn counts_are_right(
-    node: &Node<'_>,
-    agent: &Container,
+    scrape: impl Fn() -> Result<Scrape>,
     shop: &Shop,
     cause: &str,
 ) -> Result<()> {
     eventually(|| {
-        let scrape = node.scrape(agent)?;
+        let scrape = scrape()?;
         let pair = [("src_workload", "frontend"), ("dst_workload", "web")];
         let opened = scrape.count("aksnet_flow_connections_total", &pair);
         ensure!(opened == ALLOWED, "{opened} of {ALLOWED} connections");
@@ -115,7 +115,7 @@ async fn the_rendered_manifest_suffices_in_a_real_container() -> Result<()> {
         confined_as_asked(&info, &manifest)?;
 
         shop.trade()?;
-        counts_are_right(&node, &agent, &shop, "policy")?;
+        counts_are_right(|| node.scrape(&agent), &shop, "policy")?;
         let said = agent.said();
         let complaints: Vec<&str> = said
             .lines()

@@ -15,7 +15,7 @@ use crate::{
 
 /// What the page says of a capability, in the column on being without.
 fn documented(capability: &str) -> Result<String> {
-    let page = xtask::image::workspace().join("docs/permissions.md");
+    let page = xtask::cargo::workspace().join("docs/permissions.md");
     let text = fs::read_to_string(page)?;
     let row = text
         .lines()
@@ -49,7 +49,7 @@ async fn without_each_capability_it_is_as_documented() -> Result<()> {
             ensure!(documented(capability)?.contains("`other`"));
             node.ready(&manifest, &agent).await?;
             shop.trade()?;
-            counts_are_right(&node, &agent, &shop, "other")?;
+            counts_are_right(|| node.scrape(&agent), &shop, "other")?;
             assert_eq!(node.stop(&manifest, &agent).await?, 0, "{}", agent.said());
             continue;
         }
@@ -105,7 +105,7 @@ async fn behind_a_filter_that_denies_bpf_it_ends_and_the_page_says_how() -> Resu
         .run(&manifest, &Shop::settings(), Some(shop.files()))
         .await?;
     assert_eq!(node.ended(&agent).await?, 70, "{}", agent.said());
-    let page = fs::read_to_string(xtask::image::workspace().join("docs/permissions.md"))?;
+    let page = fs::read_to_string(xtask::cargo::workspace().join("docs/permissions.md"))?;
     ensure!(page.contains("exit code 70"));
     Ok(())
 }

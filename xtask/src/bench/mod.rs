@@ -5,14 +5,14 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::testbed::bed::is_root;
 use crate::testbed::traffic::FrameSocket;
-use crate::{say, setup};
+use crate::{cargo, say, setup};
 
 // What is measured, and under which name.
 pub mod figure;
@@ -59,7 +59,7 @@ pub fn run(options: &Options) -> Result<()> {
     say::catch_interrupts()?;
     let agent = match &options.agent {
         Some(agent) => agent.clone(),
-        None => crate::demo::build()?,
+        None => cargo::release_agent(None)?,
     };
     let mut results = Results::default();
     let there = benchmarks()?;
@@ -94,7 +94,7 @@ pub fn run(options: &Options) -> Result<()> {
         say::step("docs/overhead.md stays as it is: this was a quick run");
         return Ok(());
     }
-    report::write(&workspace()?.join("docs/overhead.md"), &report)?;
+    report::write(&cargo::workspace().join("docs/overhead.md"), &report)?;
     say::step("docs/overhead.md is written");
     Ok(())
 }
@@ -109,7 +109,7 @@ struct Results {
 impl Results {
     /// Runs one to its end.
     fn take(&mut self, name: &str, quick: bool) -> Result<()> {
-        let mut command = Command::new(cargo());
+        let mut command = cargo::command();
         command
             .args(["bench", "-p", "aksnet-agent", "--bench", name, "--"])
             .arg(figure::JSON);
@@ -178,7 +178,7 @@ fn datagram(port: u16) -> [u8; 42] {
 
 /// Names of aksnet-agent's benchmarks.
 fn benchmarks() -> Result<Vec<String>> {
-    let metadata = metadata()?;
+    let metadata = cargo::metadata(&["--no-deps"])?;
     let packages = metadata["packages"].as_array().context("cargo metadata")?;
     let targets = packages
         .iter()
@@ -193,22 +193,4 @@ fn benchmarks() -> Result<Vec<String>> {
         })
         .filter_map(|target| target["name"].as_str().map(str::to_owned))
         .collect())
-}
-
-fn workspace() -> Result<PathBuf> {
-    Ok(metadata()?["workspace_root"]
-        .as_str()
-        .context("cargo metadata names the workspace")?
-        .into())
-}
-
-pub(crate) fn metadata() -> Result<serde_json::Value> {
-    let output = Command::new(cargo())
-        .args(["metadata", "--format-version", "1", "--no-deps"])
-        .output()?;
-    serde_json::from_slice(&output.stdout).context("cargo metadata prints JSON")
-}
-
-fn cargo() -> std::ffi::OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }

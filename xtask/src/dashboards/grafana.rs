@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use serde_json::{Map, Value, json};
 
-use super::panel::{Dashboard, Expect, Kind, Panel, Query, Unit};
+use super::panel::{Dashboard, Kind, Panel, Query, Unit};
 use super::{DOCS, all};
 
 const COLUMNS: u32 = 24;
@@ -358,15 +358,6 @@ fn links(dashboard: &Dashboard, panel: &Panel) -> Value {
 /// Uid and title of each dashboard.
 fn all_titles() -> Vec<(&'static str, &'static str)> {
     all().iter().map(|d| (d.uid, d.title)).collect()
-}
-
-/// Whether a query is expected to have an answer; for the documentation's pictures.
-impl Expect {
-    /// Whether there are series.
-    #[must_use]
-    pub const fn has_series(self) -> bool {
-        !matches!(self, Self::Nothing(_))
-    }
 }
 
 impl Unit {

@@ -2,9 +2,11 @@
 //! node of the tests has an answer. `cargo xtask dashboards` writes `deploy/grafana/*.json` from it, and the rules of
 //! `deploy/prometheus/rules.yaml` as a `PrometheusRule` object; `--check` compares and writes nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::cargo::{self, workspace};
 
 // What a dashboard consists of, and its JSON.
 pub mod panel;
@@ -53,7 +55,7 @@ pub fn files() -> Result<Vec<(PathBuf, String)>> {
         let path = format!("deploy/grafana/{}.json", dashboard.uid);
         files.push((path.into(), grafana::json(&dashboard)?));
     }
-    let rules = root().join(rules::PLAIN);
+    let rules = workspace().join(rules::PLAIN);
     let plain = std::fs::read_to_string(&rules)
         .with_context(|| format!("cannot read {}", rules.display()))?;
     files.push((rules::OBJECT.into(), rules::object(&plain)?));
@@ -67,7 +69,7 @@ pub fn files() -> Result<Vec<(PathBuf, String)>> {
 pub fn run(check: bool) -> Result<()> {
     let mut differ = Vec::new();
     for (path, content) in files()? {
-        let file = root().join(&path);
+        let file = workspace().join(&path);
         if std::fs::read_to_string(&file).is_ok_and(|there| there == content) {
             continue;
         }
@@ -96,20 +98,11 @@ pub const PICTURES: &str = "AKSNET_PICTURES";
 /// # Errors
 /// When the test fails, as it does without root.
 pub fn draw() -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = std::process::Command::new(cargo);
+    let mut command = cargo::command();
     command
-        .args(["test", "--package", "aksnet-agent", "--test", "agent"])
-        .args(["prometheus::", "--", "--nocapture"])
-        .env(PICTURES, root().join("docs/images"))
-        .current_dir(root());
+        .arg("test")
+        .args(cargo::PACKAGES)
+        .args(["--test", "agent", "prometheus::", "--", "--nocapture"])
+        .env(PICTURES, workspace().join("docs/images"));
     crate::say::run(&mut command)
-}
-
-/// The repository.
-#[must_use]
-pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or_else(|| Path::new("."))
 }

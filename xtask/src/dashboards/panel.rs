@@ -104,8 +104,6 @@ pub enum Expect {
     Zeros,
     /// Series of any value: it depends on how busy the machine is.
     Series,
-    /// No series; the reason.
-    Nothing(&'static str),
 }
 
 /// One query of a panel.
@@ -266,12 +264,6 @@ impl Panel {
             more_is_better: true,
             ..self
         }
-    }
-
-    /// Values may be larger than the unit's usual largest.
-    #[must_use]
-    pub fn unbounded(self) -> Self {
-        Self { max: None, ..self }
     }
 
     /// Links to a runbook.

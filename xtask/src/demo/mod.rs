@@ -13,14 +13,13 @@ mod shop;
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::testbed::bed::is_root;
 use crate::testbed::{Flavour, Hairpin, PolicyRule, Stage, Testbed};
-use crate::{say, setup};
+use crate::{cargo, say, setup};
 use agent::Agent;
 use cluster::Cluster;
 pub use scenario::Scenario;
@@ -128,7 +127,7 @@ pub fn run(options: Options) -> Result<()> {
     say::clean_up()?;
     let binary = match options.agent {
         Some(agent) => agent,
-        None => build()?,
+        None => cargo::release_agent(None)?,
     };
     say::catch_interrupts()?;
     let (node, keep) = (options.node, options.keep);
@@ -147,24 +146,6 @@ pub fn run(options: Options) -> Result<()> {
         }
         result => result,
     }
-}
-
-/// Builds the agent and says where it is.
-pub(crate) fn build() -> Result<PathBuf> {
-    say::step("building the agent");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    say::run(Command::new(&cargo).args(["build", "--release", "-p", "aksnet-agent"]))?;
-    let output = Command::new(&cargo)
-        .args(["metadata", "--format-version", "1", "--no-deps"])
-        .output()?;
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&output.stdout).context("cargo metadata prints JSON")?;
-    let target = metadata["target_directory"]
-        .as_str()
-        .context("cargo metadata names the target directory")?;
-    let binary = PathBuf::from(target).join("release/aksnet-agent");
-    ensure!(binary.exists(), "no agent at {}", binary.display());
-    Ok(binary)
 }
 
 /// The agent on this machine's own interfaces, its rows until Ctrl-C.

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::machine::Machine;
+use crate::cargo;
 
 /// Crates whose code is in the binary: the agent, and the object that it carries.
 const ROOTS: [&str; 2] = ["aksnet-agent", "aksnet-ebpf"];
@@ -21,7 +22,7 @@ const NAMES: [&str; 5] = ["LICENSE", "LICENCE", "COPYING", "NOTICE", "COPYRIGHT"
 /// # Errors
 /// When cargo does not know the crates.
 pub fn third_party(machine: Machine) -> Result<String> {
-    let metadata = metadata(&["--filter-platform", machine.triple()])?;
+    let metadata = cargo::metadata(&["--filter-platform", machine.triple()])?;
     let linked = linked(&metadata)?;
     let mut of_text: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut list = String::new();
@@ -51,25 +52,6 @@ pub fn third_party(machine: Machine) -> Result<String> {
         )?;
     }
     Ok(out)
-}
-
-/// What `cargo metadata` says.
-///
-/// # Errors
-/// When cargo fails.
-pub fn metadata(arguments: &[&str]) -> Result<Value> {
-    let output = super::cargo()
-        .current_dir(super::workspace())
-        .args(["metadata", "--format-version", "1", "--locked"])
-        .args(arguments)
-        .output()
-        .context("cargo")?;
-    ensure!(
-        output.status.success(),
-        "cargo metadata: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    serde_json::from_slice(&output.stdout).context("cargo metadata prints JSON")
 }
 
 /// Ids of the packages that [`ROOTS`] depend on, as they are built for others to run.

@@ -12,14 +12,12 @@ pub mod files;
 pub mod licences;
 pub mod machine;
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::say;
+use crate::{cargo, say};
 use machine::Machine;
 
 /// What the image may take on a node's disk, unpacked.
@@ -79,18 +77,16 @@ pub fn run(options: &Options) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn make(options: &Options) -> Result<Image> {
-    let root = workspace();
-    let machine = match options.machine {
-        Some(machine) => machine,
-        None => Machine::this()?,
-    };
+    let root = cargo::workspace();
+    let this = Machine::this()?;
+    let machine = options.machine.unwrap_or(this);
     let agent = match &options.agent {
         Some(path) => path.clone(),
-        None => build(machine)?,
+        None => cargo::release_agent((machine != this).then_some(machine))?,
     };
     let reference = format!("{NAME}:{}", env!("CARGO_PKG_VERSION"));
     if let Some(directory) = &options.files {
-        files::lay(directory, &agent, machine, &root)?;
+        files::lay(directory, &agent, machine, root)?;
         let size = within_limit(directory)?;
         return Ok(Image {
             path: directory.clone(),
@@ -107,7 +103,7 @@ pub fn make(options: &Options) -> Result<Image> {
     let work = parent.join(format!(".aksnet-image-{}", std::process::id()));
     let made: Result<u64> = (|| {
         let directory = work.join("files");
-        files::lay(&directory, &agent, machine, &root)?;
+        files::lay(&directory, &agent, machine, root)?;
         let size = within_limit(&directory)?;
         let how = dockerfile::last_stage(&fs::read_to_string(root.join("deploy/Dockerfile"))?)?;
         archive::pack(&directory, &how, machine, &reference, &work, &output)?;
@@ -150,71 +146,4 @@ fn size(directory: &Path) -> Result<u64> {
 #[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
 fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
-}
-
-/// Builds the agent for a machine, and says where it is.
-fn build(machine: Machine) -> Result<PathBuf> {
-    let is_other = machine != Machine::this()?;
-    let target = target_directory()?;
-    let mut cargo = cargo();
-    cargo
-        .current_dir(workspace())
-        .args(["build", "--release", "--package", "aksnet-agent"]);
-    let directory = if is_other {
-        let triple = machine.triple();
-        let variable = triple.to_uppercase().replace('-', "_");
-        cargo
-            .args(["--target", triple])
-            .env(
-                format!("CARGO_TARGET_{variable}_LINKER"),
-                machine.compiler(),
-            )
-            .env(
-                format!("CC_{}", triple.replace('-', "_")),
-                machine.compiler(),
-            );
-        target.join(triple)
-    } else {
-        target
-    };
-    say::run(&mut cargo)?;
-    let binary = directory.join("release/aksnet-agent");
-    ensure!(binary.exists(), "no agent at {}", binary.display());
-    Ok(binary)
-}
-
-/// Cargo, as this process was started by. What that one tells of the package it runs must not reach the next: build
-/// scripts that look at it (ring's) would run again, and half of the dependencies be built again after them.
-fn cargo() -> Command {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    for (name, _) in env::vars_os() {
-        let text = name.to_string_lossy();
-        if [
-            "CARGO_PKG_",
-            "CARGO_MANIFEST_",
-            "CARGO_BIN_",
-            "CARGO_CRATE_",
-        ]
-        .iter()
-        .any(|begin| text.starts_with(begin))
-        {
-            cargo.env_remove(&name);
-        }
-    }
-    cargo
-}
-
-fn target_directory() -> Result<PathBuf> {
-    let metadata = licences::metadata(&["--no-deps"])?;
-    metadata["target_directory"]
-        .as_str()
-        .map(PathBuf::from)
-        .context("cargo metadata names the target directory")
-}
-
-/// The repository's root.
-#[must_use]
-pub fn workspace() -> PathBuf {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own).to_owned()
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use xtask::{deploy, image::workspace};
+use xtask::{cargo::workspace, deploy};
 
 use super::objects::{of_kustomize, one};
 
@@ -70,11 +70,10 @@ fn commands_name_the_daemonset_and_the_program_as_they_are() -> Result<()> {
     let mut named = 0;
     for page in pages()? {
         let text = fs::read_to_string(&page)?;
-        ensure!(
-            !text.contains("ds/aksnet-agent"),
-            "{} has its former name",
-            page.display()
-        );
+        for former in ["ds/", "app.kubernetes.io/name=", "serviceaccount:aksnet:"] {
+            let former = format!("{former}aksnet-agent");
+            ensure!(!text.contains(&former), "{}: {former}", page.display());
+        }
         for command in commands(&text, "kubectl -n aksnet exec ") {
             let of = format!("{}: {command}", page.display());
             ensure!(

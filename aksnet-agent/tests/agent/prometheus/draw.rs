@@ -3,13 +3,13 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use plotters::{prelude::*, style::register_font};
 use xtask::dashboards::{Dashboard, Kind, Panel};
 
 use super::server::Series;
 
-/// Where Debian has the font; the package prometheus brings it.
+/// Where Debian has the font, from fonts-dejavu-core: the package chromium brings it, by fontconfig.
 const FONT: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
 
 const WIDTH: u32 = 760;
@@ -50,7 +50,7 @@ pub fn dashboard(
     if panels.is_empty() {
         return Ok(());
     }
-    let font = fs::read(FONT)?;
+    let font = fs::read(FONT).with_context(|| format!("{FONT} (Debian: fonts-dejavu-core)"))?;
     register_font(
         "sans-serif",
         FontStyle::Normal,

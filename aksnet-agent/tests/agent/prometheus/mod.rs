@@ -101,8 +101,6 @@ fn fault(query: &Query, answer: &[Series]) -> Option<String> {
         .filter(|value| value.is_finite())
         .collect();
     let fault = match query.expect {
-        Expect::Nothing(_) if answer.is_empty() => return None,
-        Expect::Nothing(why) => format!("an answer although {why}"),
         _ if values.is_empty() => "no answer".to_owned(),
         Expect::Values if values.iter().all(|value| *value == 0.0) => "only zeros".to_owned(),
         Expect::Zeros if values.iter().any(|value| *value != 0.0) => format!("not 0: {answer:?}"),

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use xtask::{dashboards, testbed::Testbed};
+use xtask::{cargo::workspace, dashboards, testbed::Testbed};
 
 use crate::life::{Home, LISTEN};
 
@@ -38,7 +38,7 @@ pub struct Prometheus<'a> {
 impl<'a> Prometheus<'a> {
     /// Starts it, with our rules, and waits until it answers.
     pub fn start(bed: &'a Testbed, home: &Home) -> Result<Self> {
-        let rules = dashboards::root().join(dashboards::rules::PLAIN);
+        let rules = workspace().join(dashboards::rules::PLAIN);
         let config = format!(
             "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}\n\
              rule_files: ['{}']\n\
