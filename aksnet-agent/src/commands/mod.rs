@@ -22,6 +22,8 @@ pub mod doctor;
 
 mod alone;
 
+mod reader;
+
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::{Exit, Failure, OrExit};

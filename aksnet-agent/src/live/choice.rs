@@ -14,7 +14,10 @@ use crate::{
     config::suggest::hint,
     droplog::{DropRecord, End},
     identify::object::Moment,
-    metrics::labels::{nat_name, protocol_name},
+    metrics::{
+        labels::{nat_name, protocol_name},
+        nat::NATS,
+    },
     top::model::{Ends, Row, Who},
 };
 
@@ -33,8 +36,6 @@ pub struct Choice {
 
 /// Which of the words were found: a bit each.
 type Found = u32;
-
-const NATS: [NatKind; 4] = [NatKind::None, NatKind::Snat, NatKind::Dnat, NatKind::Both];
 
 impl Choice {
     /// Understands a filter.
