@@ -131,6 +131,55 @@ fn another_question_is_answered_at_once_and_what_is_not_understood_ends_nothing(
 }
 
 #[test]
+fn an_agent_that_hangs_does_not_hold_up_whoever_asks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.sock");
+    let _listens = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let client = Client::connect(&path).unwrap().unwrap();
+    let query = LiveQuery::default();
+    let (mut asker, _answers) = client.live(&query).unwrap();
+    // What it does not read has room only so far.
+    let failed = (0..1_000_000).find_map(|_| asker.ask(&query).err());
+    assert_eq!(failed.unwrap().exit, Exit::Unavailable);
+}
+
+#[test]
+fn whoever_prints_ends_when_nobody_reads_though_there_is_nothing_to_print() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.sock");
+    let there = path.clone();
+    with_server(&path, move || {
+        for command in [
+            &["drops"][..],
+            &["flows", "--follow"],
+            &["top", "--raw", "--interval", "3600"],
+        ] {
+            let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_aksnet-agent"))
+                .args(command)
+                .arg("--socket")
+                .arg(&there)
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            drop(child.stdout.take());
+            let deadline = std::time::Instant::now() + Duration::from_secs(30);
+            let status = loop {
+                if let Some(status) = child.try_wait().unwrap() {
+                    break status;
+                }
+                if std::time::Instant::now() > deadline {
+                    child.kill().unwrap();
+                    child.wait().unwrap();
+                    panic!("{command:?} goes on");
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            };
+            assert_eq!(status.code(), Some(0), "{command:?}");
+        }
+    });
+}
+
+#[test]
 fn rows_come_every_interval_and_each_client_has_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sub/agent.sock");

@@ -75,6 +75,10 @@ pub(crate) struct Glance {
     pub(crate) rates: (f64, f64),
     /// Dropped packets.
     pub(crate) drops: u64,
+    /// The kernel's number for why the latest was.
+    pub(crate) drop_reason: u32,
+    /// What that means.
+    pub(crate) drop_cause: Cause,
     /// Milliseconds since it was last seen to change.
     pub(crate) idle_ms: u32,
 }
@@ -84,7 +88,7 @@ impl Collector {
     pub(crate) fn glances(&self) -> impl Iterator<Item = Glance> + '_ {
         let ms = self.ms();
         self.live().map(move |cell| {
-            let seen = &self.seen[cell as usize];
+            let (seen, link) = (&self.seen[cell as usize], &self.links[cell as usize]);
             let reply = seen.has(REPLY);
             let (packets, bytes) = seen.so_far();
             let finished = u32::from(seen.tcp) & u32::from(FIN | RST) != 0;
@@ -99,7 +103,9 @@ impl Collector {
                 packets,
                 bytes,
                 rates: self.rates(cell),
-                drops: self.links[cell as usize].drops,
+                drops: link.drops,
+                drop_reason: link.drop_reason,
+                drop_cause: link.drop_cause,
                 idle_ms: ms.wrapping_sub(seen.changed),
             }
         })

@@ -1,12 +1,10 @@
 //! `aksnet-agent drops`: what is dropped, as it happens, from the running agent, or from programs that are loaded for as
 //! long as somebody looks.
 
-use std::io::{self, Write as _};
-
 use crate::{
     agent::Load,
     cli::Drops,
-    commands::{alone::alone, runtime},
+    commands::{alone::alone, reader, runtime},
     config::Effective,
     droplog::{DropRecord, News},
     exit::{Exit, Failure, OrExit},
@@ -28,6 +26,7 @@ pub fn drops(args: &Drops, effective: &Effective, load: impl Load) -> Result<(),
         left: args.count.unwrap_or(u64::MAX),
     };
     if let Some(client) = Client::connect(&effective.config.socket)? {
+        reader::end_when_gone()?;
         let mut news = client.drops(DropsQuery {
             recent: args.recent,
         })?;
@@ -41,16 +40,18 @@ pub fn drops(args: &Drops, effective: &Effective, load: impl Load) -> Result<(),
         return Ok(());
     }
     preflight::check()?;
-    runtime()?.block_on(alone(effective, load, |top, _sweeps| async move {
-        let mut following = top.drop_log().follow(true);
-        while printer.left > 0
-            && let Some(news) = following.next().await
-        {
-            if printer.print(&news)?.is_none() {
-                break;
+    runtime()?.block_on(alone(effective, load, |top, _sweeps| {
+        reader::until_gone(async move {
+            let mut following = top.drop_log().follow(true);
+            while printer.left > 0
+                && let Some(news) = following.next().await
+            {
+                if printer.print(&news)?.is_none() {
+                    break;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }))
 }
 
@@ -96,11 +97,6 @@ impl Printer {
                 return Ok(Some(()));
             }
         };
-        let mut out = io::stdout().lock();
-        match writeln!(out, "{line}").and_then(|()| out.flush()) {
-            Ok(()) => Ok(Some(())),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(None),
-            Err(error) => Err(error).or_exit(Exit::Os),
-        }
+        reader::print(format!("{line}\n").as_bytes())
     }
 }

@@ -1,22 +1,22 @@
 //! `aksnet-agent flows`: what connections did, from the running agent, or from programs that are loaded for as long as
 //! somebody looks.
 
-use std::{
-    io::{self, Write as _},
-    sync::Arc,
-};
+use std::sync::Arc;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch::Receiver};
 
 use crate::{
     agent::Load,
     cli::Flows,
-    commands::{alone::alone, runtime},
+    commands::{alone::alone, reader, runtime},
     config::Effective,
     exit::{Exit, Failure, OrExit},
     flowlog::{self, FlowRecord, News},
     preflight,
-    socket::{client::Client, protocol::FlowsQuery},
+    socket::{
+        client::Client,
+        protocol::{FlowsQuery, LiveSource},
+    },
 };
 
 /// Shows the flows that ended lately and the live ones; with `--follow` what ends from now on, until `--count` records,
@@ -37,6 +37,7 @@ pub fn flows(args: &Flows, effective: &Effective, load: impl Load) -> Result<(),
     };
     let path = &effective.config.socket;
     if let Some(client) = Client::connect(path)? {
+        reader::end_when_gone()?;
         if !args.follow {
             return printer.all(client.flows(query)?);
         }
@@ -58,7 +59,7 @@ pub fn flows(args: &Flows, effective: &Effective, load: impl Load) -> Result<(),
     let shared = Arc::new(Mutex::new((printer, None)));
     let state = shared.clone();
     runtime()?.block_on(async {
-        alone(effective, load, |top, mut sweeps| async move {
+        let shows = |top: Arc<dyn LiveSource>, mut sweeps: Receiver<u64>| async move {
             let (printer, following) = &mut *state.lock().await;
             if !args.follow {
                 // Of one sweep, what was seen so far is judged; of the second, what it did.
@@ -79,6 +80,9 @@ pub fn flows(args: &Flows, effective: &Effective, load: impl Load) -> Result<(),
                 }
             }
             Ok(())
+        };
+        alone(effective, load, |top, sweeps| {
+            reader::until_gone(shows(top, sweeps))
         })
         .await
     })?;
@@ -137,12 +141,7 @@ impl Printer {
             }
         };
         self.left -= 1;
-        let mut out = io::stdout().lock();
-        match writeln!(out, "{}", text(record, self.json)?).and_then(|()| out.flush()) {
-            Ok(()) => Ok(Some(())),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(None),
-            Err(error) => Err(error).or_exit(Exit::Os),
-        }
+        reader::print(format!("{}\n", text(record, self.json)?).as_bytes())
     }
 }
 

@@ -22,7 +22,7 @@ pub mod doctor;
 
 mod alone;
 
-use std::io::{self, Write as _};
+mod reader;
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -64,9 +64,5 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// # Errors
 /// When the terminal is gone, or the disc is full that standard output is on.
 pub fn print(text: &[u8]) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).or_exit(Exit::Os),
-        _ => Ok(()),
-    }
+    reader::print(text).map(drop)
 }

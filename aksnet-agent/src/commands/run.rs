@@ -16,7 +16,7 @@ use crate::{
     commands::stop_signal,
     config::Effective,
     exit::{Exit, Failure, OrExit},
-    page::{self, Hosts, Place, Shown},
+    page::{self, Hosts, Look, Place, Shown},
     socket::server::Claim,
 };
 
@@ -58,7 +58,9 @@ async fn run_until(
             let _either_way = draining.changed().await;
         }
     };
-    let shown = Arc::new(Shown::new(board.clone(), agent.top()));
+    let live = agent.top();
+    let look: Look = Arc::new(move |query| live.open().live(query));
+    let shown = Arc::new(Shown::new(board.clone(), look));
     let page_at = |address: SocketAddr| page::router(shown, Hosts::at(address.ip()));
     let line = place.line();
     let (root, page) = match place {

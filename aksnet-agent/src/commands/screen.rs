@@ -12,15 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ratatui::crossterm::{
-    event::{self, Event as Input},
-    terminal::window_size,
-};
+use ratatui::crossterm::event::{self, Event as Input};
 
 use crate::{
     agent::Load,
     cli::{self, Top},
-    commands::{alone::alone, runtime, stop_signal},
+    commands::{alone::alone, reader, runtime, stop_signal},
     config::Effective,
     exit::{Exit, Failure, OrExit},
     live::{LiveQuery, Sort},
@@ -69,7 +66,7 @@ pub fn screen(args: &Top, effective: &Effective, load: impl Load) -> Result<(), 
         });
         return Show::new(&options, theme, socket, false).run(sender, &receiver);
     }
-    preflight::check()?;
+    preflight::check_for(&effective.config)?;
     let mut effective = effective.clone();
     // Looks are no fresher than the sweeps.
     let config = &mut effective.config;
@@ -164,9 +161,13 @@ impl Show {
         let link = Link::start(&self.socket, self.own, self.app.query(), sender.clone())?;
         let keys = Keys::start(sender)?;
         // A terminal that has gone can show nothing, and nobody is there to be told.
-        let shown = self
-            .turn(&mut screen, &link, receiver)
-            .or_else(|error| if has_gone() { Ok(()) } else { Err(error) });
+        let shown = self.turn(&mut screen, &link, receiver).or_else(|error| {
+            if reader::has_gone() {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        });
         // The keyboard first: what is typed from now on is the shell's.
         drop(keys);
         drop(screen);
@@ -182,7 +183,8 @@ impl Show {
         receiver: &Receiver<Event>,
     ) -> std::io::Result<()> {
         loop {
-            if has_gone() {
+            // Nobody else says so: crossterm reads on at the end of a terminal that has hung up, without a pause.
+            if reader::has_gone() {
                 return Ok(());
             }
             screen.show(&mut self.app, self.theme)?;
@@ -206,12 +208,6 @@ impl Show {
             }
         }
     }
-}
-
-/// Whether the terminal has hung up, as when `kubectl exec` loses its connection. Nobody else says so: a session of its own
-/// gets no SIGHUP, and crossterm reads on at the end of the terminal without a pause.
-fn has_gone() -> bool {
-    window_size().is_err()
 }
 
 /// The keyboard.
@@ -261,7 +257,7 @@ impl Drop for Keys {
             return;
         };
         // At the end of a terminal that has gone the thread never comes back from crossterm; it ends with the process.
-        if !has_gone() {
+        if !reader::has_gone() {
             let _told = thread.join();
         }
     }
@@ -314,9 +310,13 @@ impl Link {
 
     fn ask(&self, query: LiveQuery) {
         let mut asked = lock(&self.asked);
-        if let Some(asker) = &mut asked.asker {
-            // Should it have gone, the reader hears so.
-            let _gone = asker.ask(&query);
+        let gone = asked
+            .asker
+            .as_mut()
+            .is_some_and(|asker| asker.ask(&query).is_err());
+        if gone {
+            // Hangs up: the reader hears so, and connects again.
+            asked.asker = None;
         }
         asked.query = query;
     }

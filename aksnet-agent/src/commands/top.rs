@@ -1,18 +1,22 @@
 //! `aksnet-agent top --raw`: the busiest flows, one line each, from the running agent, or from programs
 //! that are loaded for as long as somebody looks.
 
-use std::io::{self, Write};
+use std::sync::Arc;
 
 use serde_json::Value;
+use tokio::sync::watch::Receiver;
 
 use crate::{
     agent::Load,
     cli::Top,
-    commands::{alone::alone, runtime},
+    commands::{alone::alone, reader, runtime},
     config::Effective,
-    exit::{Exit, Failure, OrExit},
+    exit::Failure,
     preflight,
-    socket::{client::Client, protocol::TopQuery},
+    socket::{
+        client::Client,
+        protocol::{LiveSource, TopQuery},
+    },
 };
 
 /// Turns the rows of one look into lines.
@@ -38,6 +42,7 @@ pub fn top(
         left: args.count.unwrap_or(u64::MAX),
     };
     if let Some(client) = Client::connect(&effective.config.socket)? {
+        reader::end_when_gone()?;
         let mut looks = client.top(query)?;
         while printer.left > 0
             && let Some(rows) = looks.next()
@@ -63,9 +68,9 @@ async fn watch(
     mut printer: Printer,
     load: impl Load,
 ) -> Result<(), Failure> {
-    alone(effective, load, |top, mut sweeps| async move {
-        let mut reader = top.open();
-        let _before = reader.rows(query);
+    let looks = |top: Arc<dyn LiveSource>, mut sweeps: Receiver<u64>| async move {
+        let mut rows = top.open();
+        let _before = rows.rows(query);
         // A rate is what came between two sweeps, and the two timers start at different moments: each look waits
         // for a sweep of its own, so that none has the rows of the one before.
         let mut seen = 1;
@@ -76,11 +81,14 @@ async fn watch(
             };
             seen = *sweep;
             drop(sweep);
-            if printer.print(&reader.rows(query))?.is_none() {
+            if printer.print(&rows.rows(query))?.is_none() {
                 break;
             }
         }
         Ok(())
+    };
+    alone(effective, load, |top, sweeps| {
+        reader::until_gone(looks(top, sweeps))
     })
     .await
 }
@@ -102,13 +110,7 @@ impl Printer {
     /// One look. `None` when nobody reads any more (`top --raw | head`).
     fn print(&mut self, rows: &[Value]) -> Result<Option<()>, Failure> {
         self.left -= 1;
-        let lines = (self.text)(rows);
-        let mut out = io::stdout().lock();
-        match out.write_all(lines.as_bytes()).and_then(|()| out.flush()) {
-            Ok(()) => Ok(Some(())),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(None),
-            Err(error) => Err(error).or_exit(Exit::Os),
-        }
+        reader::print((self.text)(rows).as_bytes())
     }
 }
 

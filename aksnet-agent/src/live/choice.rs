@@ -9,11 +9,15 @@ use aksnet_common::{
 
 use super::{query::Filter, snapshot::Workload};
 use crate::{
-    classify::{Class, Whois},
+    classify::{Class, Scope, Whois},
+    collect::{DropNames, Glance},
     config::suggest::hint,
     droplog::{DropRecord, End},
     identify::object::Moment,
-    metrics::labels::{nat_name, protocol_name},
+    metrics::{
+        labels::{nat_name, protocol_name},
+        nat::NATS,
+    },
     top::model::{Ends, Row, Who},
 };
 
@@ -32,8 +36,6 @@ pub struct Choice {
 
 /// Which of the words were found: a bit each.
 type Found = u32;
-
-const NATS: [NatKind; 4] = [NatKind::None, NatKind::Snat, NatKind::Dnat, NatKind::Both];
 
 impl Choice {
     /// Understands a filter.
@@ -202,44 +204,53 @@ impl Choice {
 pub(super) struct Finder<'a> {
     choice: &'a Choice,
     whois: &'a Whois<'a>,
+    names: &'a DropNames,
     now: Moment,
     addresses: HashMap<Addr, Found>,
+    kinds: HashMap<(Class, NatKind), Found>,
     interfaces: HashMap<u32, Found>,
     /// The words with a colon: an address with its port.
     sockets: bool,
 }
 
 impl<'a> Finder<'a> {
-    pub(super) fn new(choice: &'a Choice, whois: &'a Whois<'a>, now: Moment) -> Self {
+    pub(super) fn new(
+        choice: &'a Choice,
+        whois: &'a Whois<'a>,
+        names: &'a DropNames,
+        now: Moment,
+    ) -> Self {
         Self {
             choice,
             whois,
+            names,
             now,
             addresses: HashMap::new(),
+            kinds: HashMap::new(),
             interfaces: HashMap::new(),
             sockets: choice.words.iter().any(|word| word.contains(':')),
         }
     }
 
-    /// What is found in the names of a series.
-    pub(super) fn in_series(&self, names: [(&str, &str); 2], class: Class, nat: NatKind) -> Found {
+    /// What is found in the names of a series, and in its reach.
+    pub(super) fn in_series(&self, names: [(&str, &str); 2], scope: Scope) -> Found {
         let party = |(namespace, workload)| self.choice.within(&format!("{namespace}/{workload}"));
-        party(names[0])
-            | party(names[1])
-            | self.choice.within(class.name())
-            | self.choice.exactly(nat_name(nat))
+        party(names[0]) | party(names[1]) | self.choice.exactly(scope.name())
     }
 
     /// Whether all words are found, some of them by the flow's series.
     pub(super) fn finds(
         &mut self,
         found: Found,
+        flow: &Glance,
         hot: &HotCell,
         cold: impl Fn() -> ColdCell,
     ) -> bool {
         let all = self.choice.all();
         let key = &hot.key;
         let mut found = found
+            | self.in_kind(flow.class, flow.nat)
+            | self.in_drops(flow)
             | self.choice.exactly(&protocol_name(key.protocol))
             | self.in_interface(key.ifindex)
             | self.at(key.src, key.src_port)
@@ -253,6 +264,21 @@ impl<'a> Finder<'a> {
             }
         }
         found == all
+    }
+
+    fn in_kind(&mut self, class: Class, nat: NatKind) -> Found {
+        let choice = self.choice;
+        let found = || choice.within(class.name()) | choice.exactly(nat_name(nat));
+        *self.kinds.entry((class, nat)).or_insert_with(found)
+    }
+
+    /// What is found in why packets of the flow were dropped.
+    fn in_drops(&self, flow: &Glance) -> Found {
+        if flow.drops == 0 {
+            return 0;
+        }
+        self.choice.exactly(flow.drop_cause.name())
+            | self.choice.exactly(&self.names.reason(flow.drop_reason))
     }
 
     fn in_interface(&mut self, ifindex: u32) -> Found {

@@ -97,8 +97,8 @@ impl<S: Source> View<'_, S> {
 
     /// Looks at every flow once.
     fn pass(&self, query: &LiveQuery, choice: &Choice, families: &Families, pass: &mut Pass) {
-        let mut finder = Finder::new(choice, self.whois, self.now);
-        // By series: whether its namespaces are chosen, and which words are in its names.
+        let mut finder = Finder::new(choice, self.whois, self.names, self.now);
+        // By series: whether its namespaces are chosen, and which words are in its names and reach.
         let mut series: Vec<Option<(bool, u32)>> = Vec::new();
         let follows = query.follow.as_ref().map(|id| id.before);
         for flow in self.collector.glances() {
@@ -125,13 +125,13 @@ impl<S: Source> View<'_, S> {
                 };
                 let (src, dst) = families.flow.parties(flow.series);
                 let (src, dst) = (names(src), names(dst));
-                let found = finder.in_series([src, dst], flow.class, flow.nat);
+                let found = finder.in_series([src, dst], families.flow.scope(flow.series));
                 (choice.takes_namespaces([src.0, dst.0]), found)
             });
             let takes = chosen
                 && (choice.has_no_words()
                     || hot.is_some_and(|hot: HotCell| {
-                        finder.finds(found, &hot, || self.source.cold(flow.cell))
+                        finder.finds(found, &flow, &hot, || self.source.cold(flow.cell))
                     }));
             if takes {
                 let times = self

@@ -24,12 +24,10 @@ use crate::{
         Families,
         histogram::PathTimes,
         labels::{family_name, nat_name, protocol_name},
-        nat::MIN_SAMPLES,
+        nat::{MIN_SAMPLES, NATS},
     },
     top::model::{Who, timing},
 };
-
-const NATS: [NatKind; 4] = [NatKind::None, NatKind::Snat, NatKind::Dnat, NatKind::Both];
 
 /// What flows of one class and NAT do.
 #[derive(Clone, Copy, Default)]
@@ -242,11 +240,8 @@ pub(super) fn drops(
     limit: usize,
     now_unix_ms: u64,
 ) -> Drops {
-    let chosen = || {
-        kept.iter()
-            .rev()
-            .filter(|record| choice.takes_record(record))
-    };
+    let takes = |record: &&Arc<DropRecord>| choice.takes_record(record);
+    let chosen: Vec<&Arc<DropRecord>> = kept.iter().rev().filter(takes).collect();
     let mut causes: HashMap<(&str, String), (u64, u64)> = HashMap::new();
     for record in kept {
         if record.unix_ms + 60_000 >= now_unix_ms {
@@ -266,14 +261,15 @@ pub(super) fn drops(
         })
         .collect();
     causes.sort_by(|a, b| {
-        let names = |c: &Causes| (c.cause.clone(), c.policy.clone());
         b.packets
             .cmp(&a.packets)
-            .then_with(|| names(a).cmp(&names(b)))
+            .then_with(|| (&a.cause, &a.policy).cmp(&(&b.cause, &b.policy)))
     });
     Drops {
-        records: chosen().take(limit).map(|r| (**r).clone()).collect(),
-        matching: chosen().count() as u64,
+        matching: chosen.len() as u64,
+        records: (chosen.into_iter().take(limit))
+            .map(|r| (**r).clone())
+            .collect(),
         causes,
     }
 }

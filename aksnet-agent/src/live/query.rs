@@ -50,8 +50,8 @@ impl Sort {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filter {
-    /// Words, all of which have to be found: in an address, a namespace, workload or pod, an interface; or as a whole
-    /// port, protocol, class, NAT, reach, cause, or policy. Upper and lower case are one.
+    /// Words, all of which have to be found: in an address, a namespace, workload or pod, an interface, a class, a policy;
+    /// or as a whole port, protocol, NAT, reach, or cause or reason of drops. Upper and lower case are one.
     pub text: String,
     /// One of these classes.
     pub class: Vec<String>,

@@ -91,6 +91,7 @@ fn a_filter_chooses_flows_and_pairs_and_leaves_the_sums() {
         ("snat veth1", 1),
         ("snat udp", 0),
         ("firewall", 1),
+        ("external", 1),
     ] {
         let query = filtered(|filter| filter.text = text.to_owned());
         let snapshot = look(&query).unwrap();
@@ -105,6 +106,24 @@ fn a_filter_chooses_flows_and_pairs_and_leaves_the_sums() {
     assert_eq!(classes(&nat), ["pod_to_external"]);
     let namespace = filtered(|filter| filter.namespace = Some("shop".to_owned()));
     assert_eq!(classes(&namespace), [""; 0]);
+}
+
+#[test]
+fn each_word_of_a_row_finds_it() {
+    let rows = look(&LiveQuery::default()).unwrap().flows;
+    for row in &rows {
+        let mut words = vec![&row.class, &row.nat, &row.scope, &row.protocol];
+        words.extend([&row.in_interface, &row.out_interface]);
+        words.extend([&row.from.workload, &row.to.workload]);
+        words.extend(row.drop_cause.iter().chain(&row.drop_reason));
+        for word in words {
+            let query = filtered(|filter| filter.text.clone_from(word));
+            let found = look(&query).unwrap().flows;
+            assert!(found.contains(row), "{word:?} does not find {row:?}");
+        }
+    }
+    let query = filtered(|filter| filter.text = "cross_zone".to_owned());
+    assert_eq!(classes(&query), [""; 0]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{
     describe::{self, Description, Family},
     labels::{FlowLabels, LabelSet, Party, Symbol, Symbols, nat_name, push_parties},
 };
-use crate::classify::Anomaly;
+use crate::classify::{Anomaly, Scope};
 
 /// What happened to a flow since it was last looked at, as it counts on the wire.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,6 +120,12 @@ impl FlowFamilies {
     pub(crate) fn parties(&self, series: Handle) -> (Party, Party) {
         let labels = self.flows.key(series);
         labels.map_or((Party::OTHER, Party::OTHER), |l| (l.src, l.dst))
+    }
+
+    /// How far a flow reaches, by its series; the one beyond the budget does not tell.
+    pub(crate) fn scope(&self, series: Handle) -> Scope {
+        let labels = self.flows.key(series);
+        labels.map_or(Scope::Unknown, |l| l.scope)
     }
 
     pub(crate) fn handles(&mut self, labels: FlowLabels) -> FlowHandles {

@@ -25,7 +25,8 @@ const WINDOW_NS: u64 = 60_000_000_000;
 /// How finely samples age.
 const SLOT_NS: u64 = 5_000_000_000;
 
-const NATS: [NatKind; 4] = [NatKind::None, NatKind::Snat, NatKind::Dnat, NatKind::Both];
+/// What NAT may have done, in the order of its numbers.
+pub(crate) const NATS: [NatKind; 4] = [NatKind::None, NatKind::Snat, NatKind::Dnat, NatKind::Both];
 const STAGES: [(usize, &str); 2] = [(STAGE_FIRST, "first"), (STAGE_ESTABLISHED, "established")];
 const SERIES: usize = Class::ALL.len() * NATS.len() * STAGES.len();
 
@@ -136,10 +137,7 @@ impl NatFamilies {
         for (_, slot) in &self.window {
             for class in Class::ALL {
                 if wanted(class) {
-                    let times = &slot[number(class, nat, stage)];
-                    for (bucket, n) in sum.buckets.iter_mut().zip(times.buckets) {
-                        *bucket += n;
-                    }
+                    sum.add(&slot[number(class, nat, stage)]);
                 }
             }
         }

@@ -28,9 +28,12 @@ impl Answers {
 
     /// Keeps an answer, in place of the oldest where there is no room.
     pub(super) fn keep(&mut self, question: String, answer: Bytes) {
-        let mut weight = answer.len() + self.kept.iter().map(|(_, a)| a.len()).sum::<usize>();
+        let weighs = |question: &String, answer: &Bytes| question.len() + answer.len();
+        let kept = self.kept.iter().map(|(q, a)| weighs(q, a));
+        let mut weight = weighs(&question, &answer) + kept.sum::<usize>();
         while weight > WEIGHT && !self.kept.is_empty() {
-            weight -= self.kept.remove(0).1.len();
+            let (question, answer) = self.kept.remove(0);
+            weight -= weighs(&question, &answer);
         }
         if weight <= WEIGHT {
             self.kept.push((question, answer));
@@ -61,12 +64,16 @@ mod tests {
     fn the_oldest_give_way_and_what_is_too_large_is_not_kept() {
         let mut answers = Answers::default();
         answers.get(1, "");
-        answers.keep("a".to_owned(), weighing(WEIGHT / 2));
-        answers.keep("b".to_owned(), weighing(WEIGHT / 2));
+        answers.keep("a".to_owned(), weighing(WEIGHT / 2 - 1));
+        answers.keep("b".to_owned(), weighing(WEIGHT / 2 - 1));
         answers.keep("c".to_owned(), weighing(1));
         assert_eq!(answers.get(1, "a"), None);
         assert!(answers.get(1, "b").is_some() && answers.get(1, "c").is_some());
         answers.keep("d".to_owned(), weighing(WEIGHT + 1));
         assert_eq!(answers.get(1, "d"), None);
+        // A long question weighs, too.
+        let long = "e".repeat(WEIGHT);
+        answers.keep(long.clone(), weighing(1));
+        assert_eq!(answers.get(1, &long), None);
     }
 }

@@ -25,7 +25,7 @@ mod routes;
 pub use self::{
     host::Hosts,
     place::{Place, serve},
-    routes::{Shown, router},
+    routes::{Look, Shown, router},
 };
 
 #[cfg(test)]

@@ -20,7 +20,6 @@ use crate::{
     admin::{gzip, wants_gzip},
     board::Board,
     live::{LiveQuery, Snapshot},
-    socket::protocol::LiveSource,
 };
 
 /// Nothing but the page's own files runs, is shown or is asked; nobody frames it; no text becomes markup.
@@ -45,46 +44,49 @@ const HEADERS: [(HeaderName, &str); 6] = [
     ),
 ];
 
+/// Gives all views of the node; the error says what of the question is not understood.
+pub type Look = Arc<dyn Fn(&LiveQuery) -> Result<Snapshot, String> + Send + Sync>;
+
 /// What the page shows.
 pub struct Shown {
     board: Arc<Board>,
-    live: Arc<dyn LiveSource>,
-    /// Locked while one is made: whoever asks the same meanwhile gets that.
-    answers: Mutex<Answers>,
+    look: Look,
+    /// Locked while one is made, whether or not somebody still waits for it: there is one look at a time, and whoever
+    /// asks the same meanwhile gets that.
+    answers: Arc<Mutex<Answers>>,
 }
 
 impl Shown {
     /// The agent's accounts, and how it is doing.
     #[must_use]
-    pub fn new(board: Arc<Board>, live: Arc<dyn LiveSource>) -> Self {
+    pub fn new(board: Arc<Board>, look: Look) -> Self {
         Self {
             board,
-            live,
-            answers: Mutex::default(),
+            look,
+            answers: Arc::default(),
         }
     }
 
     /// The answer to a question as JSON, zipped or not. The error says what of it is not understood.
     async fn answer(&self, query: LiveQuery, zipped: bool) -> Result<Bytes, Refusal> {
         let question = serde_json::to_string(&(&query, zipped))?;
-        let mut answers = self.answers.lock().await;
+        let mut answers = self.answers.clone().lock_owned().await;
         let sweep = *self.board.sweeps().borrow();
         if let Some(answer) = answers.get(sweep, &question) {
             return Ok(answer);
         }
-        let mut reader = self.live.open();
-        let board = self.board.clone();
-        // A look takes milliseconds, and waits for a sweep that is under way.
+        let (look, board) = (self.look.clone(), self.board.clone());
+        // A look takes milliseconds, and waits for a sweep that is under way. It has the lock: a browser that hangs up
+        // ends this future, but not the look.
         let made = tokio::task::spawn_blocking(move || {
-            let snapshot = reader.live(&query).map_err(Refusal::Question)?;
+            let snapshot = look(&query).map_err(Refusal::Question)?;
             let health = Some(board.health());
-            write(&Snapshot { health, ..snapshot }, zipped)
+            let answer = write(&Snapshot { health, ..snapshot }, zipped)?;
+            answers.keep(question, answer.clone());
+            Ok(answer)
         });
-        let answer = made
-            .await
-            .map_err(|error| Refusal::Agent(error.to_string()))??;
-        answers.keep(question, answer.clone());
-        Ok(answer)
+        made.await
+            .map_err(|error| Refusal::Agent(error.to_string()))?
     }
 }
 

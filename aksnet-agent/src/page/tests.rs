@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{
@@ -22,40 +23,29 @@ use super::*;
 use crate::{
     board::Board,
     config::{Config, merge},
-    droplog::DropLog,
-    flowlog::{Filter, FlowLog, FlowRecord},
     live::{LiveQuery, Snapshot},
-    socket::protocol::{LiveSource, TopQuery, TopReader},
 };
 
 /// Looks are counted; each has as many flows matching as its limit.
-#[derive(Clone, Default)]
-struct Looks(Arc<AtomicUsize>);
-
-impl LiveSource for Looks {
-    fn drop_log(&self) -> Arc<DropLog> {
-        Arc::default()
-    }
-    fn flow_log(&self) -> Arc<FlowLog> {
-        Arc::default()
-    }
-    fn live_flows(&self, _filter: &Filter, _most: usize) -> Vec<FlowRecord> {
-        Vec::new()
-    }
-    fn session(&self) -> Value {
-        Value::Null
-    }
-    fn open(&self) -> Box<dyn TopReader> {
-        Box::new(self.clone())
-    }
+#[derive(Default)]
+struct Looks {
+    /// So far.
+    all: AtomicUsize,
+    /// At this moment.
+    now: AtomicUsize,
+    /// At once, at the most.
+    most: AtomicUsize,
+    /// How long one takes.
+    take: Duration,
 }
 
-impl TopReader for Looks {
-    fn rows(&mut self, _query: &TopQuery) -> Vec<Value> {
-        Vec::new()
-    }
-    fn live(&mut self, query: &LiveQuery) -> Result<Snapshot, String> {
-        self.0.fetch_add(1, Ordering::Relaxed);
+impl Looks {
+    fn look(&self, query: &LiveQuery) -> Result<Snapshot, String> {
+        self.all.fetch_add(1, Ordering::SeqCst);
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        std::thread::sleep(self.take);
+        self.now.fetch_sub(1, Ordering::SeqCst);
         if query.filter.class.iter().any(|class| class == "walk") {
             return Err("no class 'walk'".to_owned());
         }
@@ -69,14 +59,23 @@ impl TopReader for Looks {
 struct Page {
     router: Router,
     board: Arc<Board>,
-    looks: Looks,
+    looks: Arc<Looks>,
 }
 
 impl Page {
     fn new() -> Self {
+        Self::whose_looks_take(Duration::ZERO)
+    }
+
+    fn whose_looks_take(take: Duration) -> Self {
         let board = Arc::new(Board::new(&merge::merge(vec![]).unwrap()));
-        let looks = Looks::default();
-        let shown = Arc::new(Shown::new(board.clone(), Arc::new(looks.clone())));
+        let looks = Arc::new(Looks {
+            take,
+            ..Looks::default()
+        });
+        let looking = looks.clone();
+        let look: Look = Arc::new(move |query| looking.look(query));
+        let shown = Arc::new(Shown::new(board.clone(), look));
         Self {
             router: router(shown, Hosts::at([127, 0, 0, 1].into())),
             board,
@@ -98,7 +97,7 @@ impl Page {
     }
 
     fn looks(&self) -> usize {
-        self.looks.0.load(Ordering::Relaxed)
+        self.looks.all.load(Ordering::SeqCst)
     }
 }
 
@@ -205,6 +204,22 @@ async fn equal_questions_cost_one_look_a_sweep() {
     let (a, b) = tokio::join!(page.get("/api/live?limit=9"), page.get("/api/live?limit=9"));
     assert_eq!(body(a).await, body(b).await);
     assert_eq!(page.looks(), 4, "whoever asks meanwhile gets the same");
+}
+
+#[tokio::test]
+async fn browsers_that_hang_up_leave_one_look_at_a_time() {
+    let page = Page::whose_looks_take(Duration::from_millis(20));
+    for limit in 0..5 {
+        let path = format!("/api/live?limit={limit}");
+        // As far as it comes without waiting.
+        tokio::select! {
+            biased;
+            _answered = page.get(&path) => {}
+            () = std::future::ready(()) => {}
+        }
+    }
+    assert_eq!(page.get("/api/live?limit=9").await.status(), StatusCode::OK);
+    assert_eq!(page.looks.most.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::{
     os::unix::net::UnixStream,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -17,6 +18,9 @@ use crate::{
     flowlog,
     live::{LiveQuery, Snapshot},
 };
+
+/// An agent that takes no question for so long hangs: whoever asks has a screen to show meanwhile.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A connection to the running agent.
 pub struct Client {
@@ -123,6 +127,10 @@ impl Client {
     /// When the agent has gone.
     pub fn live(mut self, query: &LiveQuery) -> Result<(LiveAsker, LiveAnswers), Failure> {
         let asker = LiveAsker(self.reader.get_ref().try_clone().or_exit(Exit::Os)?);
+        asker
+            .0
+            .set_write_timeout(Some(PATIENCE))
+            .or_exit(Exit::Os)?;
         self.ask(&Request::Live(query.clone()))?;
         Ok((asker, LiveAnswers(self)))
     }

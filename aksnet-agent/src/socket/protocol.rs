@@ -94,12 +94,7 @@ impl TopQuery {
     /// The time between looks, within reason.
     #[must_use]
     pub fn interval(&self) -> Duration {
-        let seconds = if self.interval.is_nan() {
-            1.0
-        } else {
-            self.interval
-        };
-        Duration::from_secs_f64(seconds.clamp(0.1, 3600.0))
+        LiveQuery::every(self.interval)
     }
 }
 

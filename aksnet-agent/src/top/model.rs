@@ -238,9 +238,7 @@ pub(crate) fn stage(cold: &ColdCell, stage: usize) -> PathTimes {
 
 pub(crate) fn both_stages(cold: &ColdCell) -> PathTimes {
     let mut sum = stage(cold, 0);
-    for (sum, n) in sum.buckets.iter_mut().zip(cold.times[1]) {
-        *sum += u64::from(n);
-    }
+    sum.add(&stage(cold, 1));
     sum
 }
 

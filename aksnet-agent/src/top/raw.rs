@@ -1,7 +1,7 @@
 //! Rows as plain lines: a header and columns for people, or one JSON object per line for scripts.
 
 use super::{
-    model::{Ends, Row, Timing},
+    model::{Ends, Row},
     units,
 };
 
@@ -108,8 +108,8 @@ fn cells(row: &Row) -> [String; COLUMNS.len()] {
         units::bytes(row.bytes as f64),
         units::count(row.packets_per_second),
         units::bytes(row.bytes_per_second),
-        timing(row.first),
-        timing(row.established),
+        units::times(row.first),
+        units::times(row.established),
     ]
 }
 
@@ -145,19 +145,6 @@ fn ends(ends: &Ends, icmp: bool) -> String {
         "{}>{}",
         end(ends.src, ends.src_port),
         end(ends.dst, dst_port)
-    )
-}
-
-fn timing(timing: Option<Timing>) -> String {
-    timing.map_or_else(
-        || "-".to_owned(),
-        |t| {
-            format!(
-                "{}/{}",
-                units::nanoseconds(t.p50_ns),
-                units::nanoseconds(t.p99_ns)
-            )
-        },
     )
 }
 

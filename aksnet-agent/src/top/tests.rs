@@ -107,6 +107,21 @@ pub(crate) fn small_node<T>(
     });
     source.drop(
         DropKey {
+            key: key(UDP, query),
+            location: 0x1010,
+            reason: 12,
+            iif: 11,
+            ..DropKey::default()
+        },
+        &DropStats {
+            skbs: 1,
+            bytes: 60,
+            last_ns: 13_000 * MS,
+            ..DropStats::default()
+        },
+    );
+    source.drop(
+        DropKey {
             key: key(TCP, tuple("10.244.1.9", 41_000, "10.244.2.2", 80)),
             location: 0x1010,
             reason: 12,

@@ -1,5 +1,7 @@
 //! Numbers as people read them: three digits and a unit.
 
+use super::model::Timing;
+
 /// A count: `999`, `1.2k`, `35M`.
 #[must_use]
 pub fn count(n: f64) -> String {
@@ -16,6 +18,15 @@ pub fn bytes(n: f64) -> String {
 #[must_use]
 pub fn nanoseconds(n: f64) -> String {
     scaled(n, 1000.0, &["ns", "µs", "ms", "s"])
+}
+
+/// Half took no longer / 99 in 100 took no longer: `4.2µs/13µs`; `-` without times.
+#[must_use]
+pub fn times(timing: Option<Timing>) -> String {
+    timing.map_or_else(
+        || "-".to_owned(),
+        |t| format!("{}/{}", nanoseconds(t.p50_ns), nanoseconds(t.p99_ns)),
+    )
 }
 
 fn scaled(mut n: f64, step: f64, units: &[&str]) -> String {

@@ -11,11 +11,8 @@ use std::{
 use aksnet_agent::{
     board::Board,
     config::merge,
-    droplog::DropLog,
-    flowlog::{Filter, FlowLog, FlowRecord},
-    live::{LiveQuery, Snapshot},
+    live::Snapshot,
     page::{self, Hosts, Shown},
-    socket::protocol::{LiveSource, TopQuery, TopReader},
 };
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
@@ -367,37 +364,6 @@ fn five_thousand_flows_are_paged_through() -> Result<()> {
     Ok(())
 }
 
-/// One snapshot, whatever is asked.
-#[derive(Clone)]
-struct Recorded(Snapshot);
-
-impl LiveSource for Recorded {
-    fn drop_log(&self) -> Arc<DropLog> {
-        Arc::default()
-    }
-    fn flow_log(&self) -> Arc<FlowLog> {
-        Arc::default()
-    }
-    fn live_flows(&self, _filter: &Filter, _most: usize) -> Vec<FlowRecord> {
-        Vec::new()
-    }
-    fn session(&self) -> Value {
-        Value::Null
-    }
-    fn open(&self) -> Box<dyn TopReader> {
-        Box::new(self.clone())
-    }
-}
-
-impl TopReader for Recorded {
-    fn rows(&mut self, _query: &TopQuery) -> Vec<Value> {
-        Vec::new()
-    }
-    fn live(&mut self, _query: &LiveQuery) -> Result<Snapshot, String> {
-        Ok(self.0.clone())
-    }
-}
-
 const HOSTILE: &str = "<img src=x onerror=\"window.hacked=1\"><script>window.hacked=1</script>";
 
 /// A node on which everything that has a name has this one.
@@ -444,8 +410,9 @@ fn hostile_names_stay_text() -> Result<()> {
         Ok(listener)
     })?;
     let board = Arc::new(Board::new(&merge::merge(vec![])?));
-    let shown = Arc::new(Shown::new(board, Arc::new(Recorded(hostile()?))));
-    let router = page::router(shown, Hosts::at([127, 0, 0, 1].into()));
+    let snapshot = hostile()?;
+    let shown = Shown::new(board, Arc::new(move |_asked| Ok(snapshot.clone())));
+    let router = page::router(Arc::new(shown), Hosts::at([127, 0, 0, 1].into()));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

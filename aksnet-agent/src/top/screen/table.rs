@@ -19,6 +19,49 @@ pub struct Column<T: ?Sized, C> {
     pub cell: fn(&T, &C) -> String,
 }
 
+impl<T: ?Sized, C> Column<T, C> {
+    /// A column of words.
+    #[must_use]
+    pub const fn words(
+        title: &'static str,
+        width: (usize, usize),
+        rank: u8,
+        cell: fn(&T, &C) -> String,
+    ) -> Self {
+        Self {
+            title,
+            sort: None,
+            width,
+            right: false,
+            rank,
+            cell,
+        }
+    }
+
+    /// A column of numbers.
+    #[must_use]
+    pub const fn numbers(
+        title: &'static str,
+        width: (usize, usize),
+        rank: u8,
+        cell: fn(&T, &C) -> String,
+    ) -> Self {
+        Self {
+            right: true,
+            ..Self::words(title, width, rank, cell)
+        }
+    }
+
+    /// The list can be sorted by it.
+    #[must_use]
+    pub const fn by(self, sort: Sort) -> Self {
+        Self {
+            sort: Some(sort),
+            ..self
+        }
+    }
+}
+
 /// Between two columns.
 const GAP: usize = 1;
 /// Columns of this rank and above are extras: they never squeeze the others below what is comfortable.
@@ -147,14 +190,7 @@ mod tests {
     use super::*;
 
     fn column(title: &'static str, width: (usize, usize), rank: u8) -> Column<str, ()> {
-        Column {
-            title,
-            sort: Some(Sort::Bytes),
-            width,
-            right: false,
-            rank,
-            cell: |row, ()| row.to_owned(),
-        }
+        Column::words(title, width, rank, |row: &str, ()| row.to_owned()).by(Sort::Bytes)
     }
 
     #[test]

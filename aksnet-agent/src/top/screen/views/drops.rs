@@ -12,79 +12,22 @@ use super::{
 };
 use crate::{droplog::DropRecord, top::units};
 
-const COLUMNS: &[Column<DropRecord, Look>] = &[
-    Column {
-        title: "TIME",
-        sort: None,
-        width: (9, 9),
-        right: false,
-        rank: 2,
-        cell: |r, _| format!("{}Z", units::time_of_day(r.unix_ms)),
-    },
-    Column {
-        title: "CAUSE",
-        sort: None,
-        width: (8, 18),
-        right: false,
-        rank: 0,
-        cell: |r, _| r.cause.clone(),
-    },
-    Column {
-        title: "POLICY",
-        sort: None,
-        width: (16, 36),
-        right: false,
-        rank: 3,
-        cell: |r, _| policy(r),
-    },
-    Column {
-        title: "FROM",
-        sort: None,
-        width: (18, 50),
-        right: false,
-        rank: 1,
-        cell: |r, l| show::drop_end(&r.src, l),
-    },
-    Column {
-        title: "TO",
-        sort: None,
-        width: (18, 50),
-        right: false,
-        rank: 1,
-        cell: |r, l| show::drop_end(&r.dst, l),
-    },
-    Column {
-        title: "L4",
-        sort: None,
-        width: (4, 6),
-        right: false,
-        rank: 6,
-        cell: |r, _| r.protocol.clone(),
-    },
-    Column {
-        title: "PKTS",
-        sort: None,
-        width: (5, 5),
-        right: true,
-        rank: 4,
-        cell: |r, _| show::count(r.packets),
-    },
-    Column {
-        title: "KERNEL SAYS",
-        sort: None,
-        width: (14, 40),
-        right: false,
-        rank: 8,
-        cell: |r, _| format!("{}@{}", r.reason, r.location),
-    },
-    Column {
-        title: "WHY",
-        sort: None,
-        width: (20, 90),
-        right: false,
-        rank: 9,
-        cell: |r, _| r.why.clone(),
-    },
+type Shown = Column<DropRecord, Look>;
+
+const COLUMNS: &[Shown] = &[
+    Shown::words("TIME", (9, 9), 2, |r, _| {
+        format!("{}Z", units::time_of_day(r.unix_ms))
+    }),
+    Shown::words("CAUSE", (8, 18), 0, |r, _| r.cause.clone()),
+    Shown::words("POLICY", (16, 36), 3, |r, _| policy(r)),
+    Shown::words("FROM", (18, 50), 1, |r, l| show::drop_end(&r.src, l)),
+    Shown::words("TO", (18, 50), 1, |r, l| show::drop_end(&r.dst, l)),
+    Shown::words("L4", (4, 6), 6, |r, _| r.protocol.clone()),
+    Shown::numbers("PKTS", (5, 5), 4, |r, _| show::count(r.packets)),
+    Shown::words("KERNEL SAYS", (14, 40), 8, |r, _| {
+        format!("{}@{}", r.reason, r.location)
+    }),
+    Shown::words("WHY", (20, 90), 9, |r, _| r.why.clone()),
 ];
 
 fn policy(record: &DropRecord) -> String {

@@ -13,85 +13,28 @@ use crate::{
     top::{model::Row, units},
 };
 
-const COST: &[Column<NatCost, Look>] = &[
-    Column {
-        title: "NAT",
-        sort: None,
-        width: (5, 5),
-        right: false,
-        rank: 0,
-        cell: |c, _| c.nat.clone(),
-    },
-    Column {
-        title: "CLASS",
-        sort: None,
-        width: (12, 17),
-        right: false,
-        rank: 1,
-        cell: |c, _| {
-            if c.class.is_empty() {
-                "(all)".to_owned()
-            } else {
-                c.class.clone()
-            }
-        },
-    },
-    Column {
-        title: "CONN",
-        sort: None,
-        width: (5, 6),
-        right: true,
-        rank: 2,
-        cell: |c, _| show::count(c.connections),
-    },
-    Column {
-        title: "RATE",
-        sort: None,
-        width: (8, 8),
-        right: true,
-        rank: 6,
-        cell: |c, l| l.rate(c.bytes_per_second),
-    },
-    Column {
-        title: "PKT/S",
-        sort: None,
-        width: (6, 6),
-        right: true,
-        rank: 7,
-        cell: |c, _| show::per_second(c.packets_per_second),
-    },
-    Column {
-        title: "FIRST50/99",
-        sort: None,
-        width: (11, 11),
-        right: true,
-        rank: 3,
-        cell: |c, _| show::times(c.first),
-    },
-    Column {
-        title: "+NONE",
-        sort: None,
-        width: (7, 7),
-        right: true,
-        rank: 4,
-        cell: |c, _| over(c.first_overhead_ns),
-    },
-    Column {
-        title: "LATER50/99",
-        sort: None,
-        width: (11, 11),
-        right: true,
-        rank: 3,
-        cell: |c, _| show::times(c.established),
-    },
-    Column {
-        title: "+NONE",
-        sort: None,
-        width: (7, 7),
-        right: true,
-        rank: 4,
-        cell: |c, _| over(c.established_overhead_ns),
-    },
+type Cost = Column<NatCost, Look>;
+
+const COST: &[Cost] = &[
+    Cost::words("NAT", (5, 5), 0, |c, _| c.nat.clone()),
+    Cost::words("CLASS", (12, 17), 1, |c, _| {
+        if c.class.is_empty() {
+            "(all)".to_owned()
+        } else {
+            c.class.clone()
+        }
+    }),
+    Cost::numbers("CONN", (5, 6), 2, |c, _| show::count(c.connections)),
+    Cost::numbers("RATE", (8, 8), 6, |c, l| l.rate(c.bytes_per_second)),
+    Cost::numbers("PKT/S", (6, 6), 7, |c, _| {
+        show::per_second(c.packets_per_second)
+    }),
+    Cost::numbers("FIRST50/99", (11, 11), 3, |c, _| units::times(c.first)),
+    Cost::numbers("+NONE", (7, 7), 4, |c, _| over(c.first_overhead_ns)),
+    Cost::numbers("LATER50/99", (11, 11), 3, |c, _| {
+        units::times(c.established)
+    }),
+    Cost::numbers("+NONE", (7, 7), 4, |c, _| over(c.established_overhead_ns)),
 ];
 
 /// What NAT adds to the median of packets without.
@@ -103,130 +46,34 @@ fn over(ns: Option<f64>) -> String {
     }
 }
 
-const PORTS: &[Column<ByDestination, Look>] = &[
-    Column {
-        title: "SNAT PORTS TOWARDS",
-        sort: None,
-        width: (20, 46),
-        right: false,
-        rank: 0,
-        cell: |d, _| show::socket(d.to, d.port),
-    },
-    Column {
-        title: "WHO",
-        sort: None,
-        width: (8, 30),
-        right: false,
-        rank: 4,
-        cell: |d, _| show::who(&d.who),
-    },
-    Column {
-        title: "L4",
-        sort: None,
-        width: (4, 5),
-        right: false,
-        rank: 2,
-        cell: |d, _| d.protocol.clone(),
-    },
-    Column {
-        title: "NODE ADDRESS",
-        sort: None,
-        width: (15, 40),
-        right: false,
-        rank: 5,
-        cell: |d, _| d.node.to_string(),
-    },
-    Column {
-        title: "IN USE",
-        sort: None,
-        width: (7, 7),
-        right: true,
-        rank: 0,
-        cell: |d, _| show::exact(d.in_use),
-    },
-    Column {
-        title: "OF",
-        sort: None,
-        width: (7, 7),
-        right: true,
-        rank: 1,
-        cell: |d, _| show::exact(d.limit),
-    },
-    Column {
-        title: "USED",
-        sort: None,
-        width: (5, 5),
-        right: true,
-        rank: 1,
-        cell: |d, _| show::share(d.in_use, d.limit),
-    },
+type Taken = Column<ByDestination, Look>;
+
+const PORTS: &[Taken] = &[
+    Taken::words("SNAT PORTS TOWARDS", (20, 46), 0, |d, _| {
+        show::socket(d.to, d.port)
+    }),
+    Taken::words("WHO", (8, 30), 4, |d, _| show::who(&d.who)),
+    Taken::words("L4", (4, 5), 2, |d, _| d.protocol.clone()),
+    Taken::words("NODE ADDRESS", (15, 40), 5, |d, _| d.node.to_string()),
+    Taken::numbers("IN USE", (7, 7), 0, |d, _| show::exact(d.in_use)),
+    Taken::numbers("OF", (7, 7), 1, |d, _| show::exact(d.limit)),
+    Taken::numbers("USED", (5, 5), 1, |d, _| show::share(d.in_use, d.limit)),
 ];
 
-const REWRITTEN: &[Column<Row, Look>] = &[
-    Column {
-        title: "REWRITTEN: BEFORE → AFTER",
-        sort: None,
-        width: (40, 100),
-        right: false,
-        rank: 0,
-        cell: |r, _| show::translation(r),
-    },
-    Column {
-        title: "NAT",
-        sort: None,
-        width: (5, 5),
-        right: false,
-        rank: 1,
-        cell: |r, _| show::nat(r),
-    },
-    Column {
-        title: "L4",
-        sort: None,
-        width: (4, 6),
-        right: false,
-        rank: 6,
-        cell: |r, _| r.protocol.clone(),
-    },
-    Column {
-        title: "FROM",
-        sort: None,
-        width: (14, 40),
-        right: false,
-        rank: 8,
-        cell: show::from,
-    },
-    Column {
-        title: "TO",
-        sort: None,
-        width: (14, 40),
-        right: false,
-        rank: 8,
-        cell: show::to,
-    },
-    Column {
-        title: "RATE",
-        sort: Some(Sort::ByteRate),
-        width: (8, 8),
-        right: true,
-        rank: 3,
-        cell: |r, l| l.rate(r.bytes_per_second),
-    },
-    Column {
-        title: "FIRST",
-        sort: Some(Sort::First),
-        width: (7, 7),
-        right: true,
-        rank: 2,
-        cell: |r, _| show::median(r.first),
-    },
-    Column {
-        title: "LATER",
-        sort: Some(Sort::Established),
-        width: (7, 7),
-        right: true,
-        rank: 2,
-        cell: |r, _| show::median(r.established),
-    },
+type Rewritten = Column<Row, Look>;
+
+const REWRITTEN: &[Rewritten] = &[
+    Rewritten::words("REWRITTEN: BEFORE → AFTER", (40, 100), 0, |r, _| {
+        show::translation(r)
+    }),
+    Rewritten::words("NAT", (5, 5), 1, |r, _| show::nat(r)),
+    Rewritten::words("L4", (4, 6), 6, |r, _| r.protocol.clone()),
+    Rewritten::words("FROM", (14, 40), 8, show::from),
+    Rewritten::words("TO", (14, 40), 8, show::to),
+    Rewritten::numbers("RATE", (8, 8), 3, |r, l| l.rate(r.bytes_per_second)).by(Sort::ByteRate),
+    Rewritten::numbers("FIRST", (7, 7), 2, |r, _| show::median(r.first)).by(Sort::First),
+    Rewritten::numbers("LATER", (7, 7), 2, |r, _| show::median(r.established))
+        .by(Sort::Established),
 ];
 
 pub(super) fn draw(app: &App, theme: Theme, frame: &mut Frame, area: Rect) -> usize {
@@ -236,10 +83,7 @@ pub(super) fn draw(app: &App, theme: Theme, frame: &mut Frame, area: Rect) -> us
     let look = Look::of(app);
     let nat = &snapshot.nat;
     // All four kinds in any case, then their classes as far as there is room.
-    let mut costs: Vec<&NatCost> = Vec::new();
-    for kind in &nat.kinds {
-        costs.push(kind);
-    }
+    let mut costs: Vec<&NatCost> = nat.kinds.iter().collect();
     let detail = if app.detail { detail::height(area) } else { 0 };
     let (area, below) = split(area, area.height - detail);
     let third = usize::from(area.height) / 3;

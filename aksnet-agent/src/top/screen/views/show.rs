@@ -47,6 +47,25 @@ pub(super) fn count(n: u64) -> String {
     }
 }
 
+/// Bytes; nothing for 0.
+#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+pub(super) fn bytes(n: u64) -> String {
+    if n == 0 {
+        "-".to_owned()
+    } else {
+        units::bytes(n as f64)
+    }
+}
+
+/// Dropped packets, with their mark; nothing for 0.
+pub(super) fn dropped(n: u64) -> String {
+    if n == 0 {
+        "-".to_owned()
+    } else {
+        format!("✗{}", count(n))
+    }
+}
+
 /// Packets per second; nothing for none.
 pub(super) fn per_second(n: f64) -> String {
     if n <= 0.0 {
@@ -72,20 +91,6 @@ pub(super) fn exact(n: u64) -> String {
         text.push(digit);
     }
     text
-}
-
-/// Half and 99 in 100.
-pub(super) fn times(timing: Option<Timing>) -> String {
-    timing.map_or_else(
-        || "-".to_owned(),
-        |t| {
-            format!(
-                "{}/{}",
-                units::nanoseconds(t.p50_ns),
-                units::nanoseconds(t.p99_ns)
-            )
-        },
-    )
 }
 
 /// Half.
@@ -157,7 +162,7 @@ pub(super) fn to(row: &Row, look: &Look) -> String {
     end(
         &row.to,
         row.before.dst,
-        dst_port(row, row.before.dst_port),
+        port(row, row.before.dst_port),
         look,
     )
 }
@@ -190,10 +195,6 @@ fn port(row: &Row, port: u16) -> u16 {
     }
 }
 
-fn dst_port(row: &Row, of: u16) -> u16 {
-    port(row, of)
-}
-
 /// The end of a drop.
 pub(super) fn drop_end(of: &End, look: &Look) -> String {
     let who = Who {
@@ -218,7 +219,7 @@ pub(super) fn translation(row: &Row) -> String {
     let before = &row.before;
     let end = |of: &Ends, dst: bool| {
         if dst {
-            socket(of.dst, dst_port(row, of.dst_port))
+            socket(of.dst, port(row, of.dst_port))
         } else {
             socket(of.src, port(row, of.src_port))
         }

@@ -12,137 +12,30 @@ use crate::{
     top::units,
 };
 
-const COLUMNS: &[Column<Workload, Look>] = &[
-    Column {
-        title: "FROM",
-        sort: None,
-        width: (18, 44),
-        right: false,
-        rank: 0,
-        cell: |w, _| show::who(&w.from),
-    },
-    Column {
-        title: "TO",
-        sort: None,
-        width: (18, 44),
-        right: false,
-        rank: 0,
-        cell: |w, _| show::who(&w.to),
-    },
-    Column {
-        title: "CLASS",
-        sort: None,
-        width: (12, 32),
-        right: false,
-        rank: 8,
-        cell: |w, _| w.classes.join(" "),
-    },
-    Column {
-        title: "OUT",
-        sort: Some(Sort::ByteRate),
-        width: (8, 8),
-        right: true,
-        rank: 1,
-        cell: |w, l| l.rate(w.bytes_out),
-    },
-    Column {
-        title: "IN",
-        sort: None,
-        width: (8, 8),
-        right: true,
-        rank: 1,
-        cell: |w, l| l.rate(w.bytes_in),
-    },
-    Column {
-        title: "PKT/S",
-        sort: Some(Sort::PacketRate),
-        width: (6, 6),
-        right: true,
-        rank: 9,
-        cell: |w, _| show::per_second(w.packets_out + w.packets_in),
-    },
-    Column {
-        title: "BYTES",
-        sort: Some(Sort::Bytes),
-        width: (6, 6),
-        right: true,
-        rank: 10,
-        cell: |w, _| bytes(w),
-    },
-    Column {
-        title: "PKTS",
-        sort: Some(Sort::Packets),
-        width: (6, 6),
-        right: true,
-        rank: 11,
-        cell: |w, _| show::count(w.packets),
-    },
-    Column {
-        title: "OPEN",
-        sort: None,
-        width: (5, 5),
-        right: true,
-        rank: 6,
-        cell: |w, _| show::count(w.open),
-    },
-    Column {
-        title: "CONN",
-        sort: None,
-        width: (5, 5),
-        right: true,
-        rank: 7,
-        cell: |w, _| show::count(w.connections),
-    },
-    Column {
-        title: "NAT",
-        sort: None,
-        width: (4, 4),
-        right: true,
-        rank: 2,
-        cell: |w, _| show::share(w.nated, w.connections),
-    },
-    Column {
-        title: "FIRST50/99",
-        sort: Some(Sort::First),
-        width: (11, 11),
-        right: true,
-        rank: 5,
-        cell: |w, _| show::times(w.first),
-    },
-    Column {
-        title: "LATER50/99",
-        sort: Some(Sort::Established),
-        width: (11, 11),
-        right: true,
-        rank: 3,
-        cell: |w, _| show::times(w.established),
-    },
-    Column {
-        title: "DROPS",
-        sort: Some(Sort::Drops),
-        width: (6, 6),
-        right: true,
-        rank: 4,
-        cell: |w, _| drops(w),
-    },
+type Shown = Column<Workload, Look>;
+
+const COLUMNS: &[Shown] = &[
+    Shown::words("FROM", (18, 44), 0, |w, _| show::who(&w.from)),
+    Shown::words("TO", (18, 44), 0, |w, _| show::who(&w.to)),
+    Shown::words("CLASS", (12, 32), 8, |w, _| w.classes.join(" ")),
+    Shown::numbers("OUT", (8, 8), 1, |w, l| l.rate(w.bytes_out)).by(Sort::ByteRate),
+    Shown::numbers("IN", (8, 8), 1, |w, l| l.rate(w.bytes_in)),
+    Shown::numbers("PKT/S", (6, 6), 9, |w, _| {
+        show::per_second(w.packets_out + w.packets_in)
+    })
+    .by(Sort::PacketRate),
+    Shown::numbers("BYTES", (6, 6), 10, |w, _| show::bytes(w.bytes)).by(Sort::Bytes),
+    Shown::numbers("PKTS", (6, 6), 11, |w, _| show::count(w.packets)).by(Sort::Packets),
+    Shown::numbers("OPEN", (5, 5), 6, |w, _| show::count(w.open)),
+    Shown::numbers("CONN", (5, 5), 7, |w, _| show::count(w.connections)),
+    Shown::numbers("NAT", (4, 4), 2, |w, _| show::share(w.nated, w.connections)),
+    Shown::numbers("FIRST50/99", (11, 11), 5, |w, _| units::times(w.first)).by(Sort::First),
+    Shown::numbers("LATER50/99", (11, 11), 3, |w, _| {
+        units::times(w.established)
+    })
+    .by(Sort::Established),
+    Shown::numbers("DROPS", (6, 6), 4, |w, _| show::dropped(w.drops)).by(Sort::Drops),
 ];
-
-#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-fn bytes(pair: &Workload) -> String {
-    if pair.bytes == 0 {
-        "-".to_owned()
-    } else {
-        units::bytes(pair.bytes as f64)
-    }
-}
-
-fn drops(pair: &Workload) -> String {
-    if pair.drops == 0 {
-        "-".to_owned()
-    } else {
-        format!("✗{}", show::count(pair.drops))
-    }
-}
 
 pub(super) fn draw(app: &App, theme: Theme, frame: &mut Frame, area: Rect) -> usize {
     List {
