@@ -3,9 +3,13 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    os::unix::{fs::PermissionsExt, net::UnixStream},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
     path::Path,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use aksnet_agent::{
@@ -134,7 +138,7 @@ fn another_question_is_answered_at_once_and_what_is_not_understood_ends_nothing(
 fn an_agent_that_hangs_does_not_hold_up_whoever_asks() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.sock");
-    let _listens = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let _listens = UnixListener::bind(&path).unwrap();
     let client = Client::connect(&path).unwrap().unwrap();
     let query = LiveQuery::default();
     let (mut asker, _answers) = client.live(&query).unwrap();
@@ -162,12 +166,12 @@ fn whoever_prints_ends_when_nobody_reads_though_there_is_nothing_to_print() {
                 .spawn()
                 .unwrap();
             drop(child.stdout.take());
-            let deadline = std::time::Instant::now() + Duration::from_secs(30);
+            let deadline = Instant::now() + Duration::from_secs(30);
             let status = loop {
                 if let Some(status) = child.try_wait().unwrap() {
                     break status;
                 }
-                if std::time::Instant::now() > deadline {
+                if Instant::now() > deadline {
                     child.kill().unwrap();
                     child.wait().unwrap();
                     panic!("{command:?} goes on");
@@ -264,7 +268,7 @@ fn drops_are_heard_as_they_happen_and_the_recent_ones_if_asked_for() {
             move || {
                 for n in 4..200 {
                     log.publish([dropped(n)]);
-                    std::thread::sleep(std::time::Duration::from_millis(5));
+                    std::thread::sleep(Duration::from_millis(5));
                 }
             }
         });
@@ -317,7 +321,7 @@ async fn a_living_agents_socket_is_respected_and_a_dead_ones_replaced() {
     drop(first);
 
     // As after SIGKILL: the file is there, nobody listens.
-    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     assert!(Client::connect(&path).unwrap().is_none());
     drop(Claim::take(&path).unwrap());
@@ -348,7 +352,7 @@ fn without_an_agent_there_is_nobody_to_ask() {
 fn an_agent_that_ends_meanwhile_is_said_to_have_gone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.sock");
-    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
     let client = Client::connect(&path).unwrap().unwrap();
     let hangs_up = std::thread::spawn(move || drop(listener.accept().unwrap()));
     let failure = match client.top(query()) {

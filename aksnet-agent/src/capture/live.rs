@@ -307,7 +307,9 @@ mod tests {
         for ifindex in 1..=20 {
             // A reader that waits for a packet.
             let (packet, waits) = mpsc::channel::<()>();
-            let wait = move || drop(waits.recv_timeout(Duration::from_secs(20)));
+            let wait = move || {
+                let _told = waits.recv_timeout(Duration::from_secs(20));
+            };
             let tap = Tap {
                 over: Arc::default(),
                 readers: vec![std::thread::spawn(wait)],

@@ -58,8 +58,8 @@ async fn run_until(
             let _either_way = draining.changed().await;
         }
     };
-    let live = agent.top();
-    let look: Look = Arc::new(move |query| live.open().live(query));
+    let top = agent.top();
+    let look: Look = Arc::new(move |query| top.open().live(query));
     let shown = Arc::new(Shown::new(board.clone(), look));
     let page_at = |address: SocketAddr| page::router(shown, Hosts::at(address.ip()));
     let line = place.line();

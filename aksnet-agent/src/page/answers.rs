@@ -30,12 +30,12 @@ impl Answers {
     pub(super) fn keep(&mut self, question: String, answer: Bytes) {
         let weighs = |question: &String, answer: &Bytes| question.len() + answer.len();
         let kept = self.kept.iter().map(|(q, a)| weighs(q, a));
-        let mut weight = weighs(&question, &answer) + kept.sum::<usize>();
-        while weight > WEIGHT && !self.kept.is_empty() {
+        let mut sum = weighs(&question, &answer) + kept.sum::<usize>();
+        while sum > WEIGHT && !self.kept.is_empty() {
             let (question, answer) = self.kept.remove(0);
-            weight -= weighs(&question, &answer);
+            sum -= weighs(&question, &answer);
         }
-        if weight <= WEIGHT {
+        if sum <= WEIGHT {
             self.kept.push((question, answer));
         }
     }

@@ -16,7 +16,7 @@ use aksnet_agent::{
 };
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use xtask::testbed::{
     Engine, PolicyRule, Service, Testbed, Verdict, counters,
     frame::{Frame, Packet, parse_mac},
