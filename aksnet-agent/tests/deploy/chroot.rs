@@ -92,10 +92,11 @@ fn granted(manifest: &Manifest) -> Result<Vec<String>> {
     let group = security.run_as_group.context("a group")?;
     let capabilities = manifest.capabilities()?;
     ensure!(capabilities.drop == Some(vec!["ALL".to_owned()]), "drops");
-    let mut bounding = "-all".to_owned();
-    for name in capabilities.add.iter().flatten() {
-        bounding.push_str(&format!(",+{}", name.to_lowercase()));
-    }
+    let added = capabilities.add.iter().flatten();
+    let bounding: Vec<String> = std::iter::once("-all".to_owned())
+        .chain(added.map(|name| format!("+{}", name.to_lowercase())))
+        .collect();
+    let bounding = bounding.join(",");
     let mut words: Vec<String> = [
         format!("--reuid={user}"),
         format!("--regid={group}"),
