@@ -1,4 +1,5 @@
-//! The live view of a small node: an egress through SNAT, a DNS query to a service, a denied connection.
+//! The live view of a small node: an egress through SNAT, a DNS query to a service of which one packet passed and one
+//! was dropped, a denied connection.
 
 use super::*;
 use crate::top::tests::small_node;
@@ -49,9 +50,9 @@ fn one_look_has_flows_pairs_nat_and_sums() {
     assert_eq!((pair.connections, pair.open, pair.nated), (1, 1, 1));
     assert_eq!(pair.first.unwrap().samples, 1);
     assert_eq!(pair.established.unwrap().samples, 2);
-    // The denied connection has no flow, as no packet of it passed: its pair has the drops.
+    // The denied connection has no flow, as no packet of it passed: its pair has the drops, with the query's.
     let denied = &snapshot.workloads[1];
-    assert_eq!((denied.drops, denied.packets), (2, 1));
+    assert_eq!((denied.drops, denied.packets), (3, 1));
     assert_eq!(denied.classes, ["pod_to_service"]);
 
     let kinds: Vec<(&str, u64)> = snapshot
@@ -90,7 +91,8 @@ fn a_filter_chooses_flows_and_pairs_and_leaves_the_sums() {
         ("pod_to", 3),
         ("snat veth1", 1),
         ("snat udp", 0),
-        ("firewall", 1),
+        ("firewall", 2),
+        ("firewall udp", 1),
         ("external", 1),
     ] {
         let query = filtered(|filter| filter.text = text.to_owned());
