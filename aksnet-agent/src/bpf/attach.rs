@@ -14,6 +14,7 @@ use aya::{
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError},
     },
 };
+use nix::errno::Errno;
 
 use super::{
     attach_error::AttachError,
@@ -239,8 +240,13 @@ impl Attacher {
             }
             None => return Err(AttachError::Unsupported(format!("no program {program}"))),
         }
-        if index_of(&target.name) != Some(target.index) {
-            return Err(AttachError::InterfaceGone);
+        match is_there(target) {
+            Ok(true) => {}
+            Ok(false) => return Err(AttachError::InterfaceGone),
+            Err(error) => {
+                let why = format!("cannot look for the interface: {}", error.desc());
+                return Err(AttachError::Rejected(why));
+            }
         }
         if self.mode != Attach::Clsact {
             let options = TcAttachOptions::TcxOrder(LinkOrder::first());
@@ -355,8 +361,14 @@ impl Datapath for Attacher {
     }
 }
 
-fn index_of(name: &str) -> Option<u32> {
-    nix::net::if_::if_nametoindex(name).ok()
+/// Whether the interface of this name is still the one that is meant. The error is why that cannot be told: an agent without
+/// a file descriptor left cannot ask.
+fn is_there(target: &Interface) -> Result<bool, Errno> {
+    match nix::net::if_::if_nametoindex(target.name.as_str()) {
+        Ok(index) => Ok(index == target.index),
+        Err(Errno::ENODEV | Errno::ENXIO) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The system's error number, wherever in the chain of causes it stands.
@@ -376,7 +388,7 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
 fn classify(target: &Interface, error: &(dyn std::error::Error + 'static)) -> AttachError {
     match errno(error) {
         Some(libc::ENODEV | libc::ENXIO) => AttachError::InterfaceGone,
-        _ if index_of(&target.name) != Some(target.index) => AttachError::InterfaceGone,
+        _ if is_there(target) == Ok(false) => AttachError::InterfaceGone,
         Some(libc::EOPNOTSUPP | libc::EINVAL) => AttachError::Unsupported(text(error)),
         _ => AttachError::Rejected(text(error)),
     }

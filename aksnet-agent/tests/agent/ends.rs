@@ -1,21 +1,30 @@
 //! How the agent ends, and what a killed one leaves to the next: traffic never notices.
 
-use std::{io::Write as _, process::Stdio, time::Duration};
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    io::Write as _,
+    process::Stdio,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use xtask::testbed::{
     Testbed,
-    traffic::{Tcp, TcpServer},
+    traffic::{Tcp, TcpServer, Udp, UdpServer},
 };
 
 use crate::{
-    life::{Agent, END, Home, attached, has_tcx, plan_flags, turn, wait},
+    life::{Agent, END, Home, LISTEN, attached, has_tcx, plan_flags, turn, wait},
     line::Line,
     truth::{Truth, count_own},
 };
 
 const GAP: Duration = Duration::from_millis(5);
+
+/// Agents that are killed at a random moment of their life, with each way to attach.
+const KILLED: u32 = 50;
 
 #[test]
 fn a_signal_ends_it_in_two_seconds_with_nothing_left() -> Result<()> {
@@ -92,6 +101,66 @@ fn neither_a_hanging_scrape_nor_a_connected_top_holds_it_up() -> Result<()> {
     Ok(())
 }
 
+/// Starts agents and kills each at a random moment: while it starts, attaches, or is at work.
+fn kill_at_random_moments(
+    bed: &Testbed,
+    home: &Home,
+    flags: &[String],
+    attach: &str,
+) -> Result<()> {
+    let begin = Instant::now();
+    Agent::start(bed, home, flags)?.kill()?;
+    let latest = begin.elapsed() * 3 / 2;
+    let mut at_work = 0;
+    for n in 0..KILLED {
+        let mut command = home.command(bed, "run");
+        command
+            .args(["--listen", LISTEN, "--interval", "100ms"])
+            .args(flags);
+        let agent = Agent::spawn(bed, home, &mut command)?;
+        let random = RandomState::new().hash_one(n).to_le_bytes()[0];
+        let moment = latest * u32::from(random) / 255;
+        std::thread::sleep(moment);
+        at_work += u32::from(agent.get("/ready", "").is_ok_and(|r| r.status == 200));
+        agent.kill()?;
+        let hooks = attached(bed)?;
+        let stale = hooks
+            .iter()
+            .any(|hook| attach == "tcx" || !hook.ends_with(": 1"));
+        ensure!(!stale, "killed after {moment:?}: {hooks:?}");
+    }
+    println!("{attach}: {at_work} of {KILLED} were ready");
+    ensure!(at_work > 0 && at_work < KILLED, "{at_work} were ready");
+    Ok(())
+}
+
+/// Does something while datagrams go to a pod and to the outside and back. Nothing heals these: one that is lost is an
+/// error.
+fn while_datagrams_fly(bed: &Testbed, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (client, web) = (bed.pod(0), bed.pod(1));
+    let servers = [
+        UdpServer::echo(web.netns(), (web.ip(), 53))?,
+        UdpServer::echo(bed.outside(), (bed.outside_ip(), 53))?,
+    ];
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let datagrams = scope.spawn(|| {
+            while !over.load(SeqCst) {
+                for server in &servers {
+                    Udp::to(server.address())
+                        .datagrams(20)
+                        .run(client.netns())?;
+                }
+            }
+            anyhow::Ok(())
+        });
+        let worked = work();
+        over.store(true, SeqCst);
+        datagrams.join().expect("the datagrams do not panic")?;
+        worked
+    })
+}
+
 fn killed_and_followed(attach: &str) -> Result<()> {
     let bed = Testbed::azure_overlay().offloads(false).build()?;
     if attach == "tcx" && !has_tcx(bed.node().netns()) {
@@ -129,6 +198,8 @@ fn killed_and_followed(attach: &str) -> Result<()> {
         let left = if attach == "tcx" { 0 } else { expected };
         ensure!(hooks.len() == left, "left by a killed agent: {hooks:?}");
     }
+
+    while_datagrams_fly(&bed, || kill_at_random_moments(&bed, &home, &flags, attach))?;
 
     // A life that begins in quiet: it counts exactly what passes in it, on the connections it met midway.
     each(&|line| line.pause(true))?;

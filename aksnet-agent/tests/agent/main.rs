@@ -60,3 +60,6 @@ mod prometheus;
 mod records;
 
 mod screen;
+
+mod faults;
+mod strangers;

@@ -435,10 +435,11 @@ fn an_agent_that_is_killed_is_missed_and_found_again_and_signals_leave_the_termi
 
     // So many looks, and where there is no terminal rows.
     tmux.type_in(&format!(
-        "clear; {}; echo it was $?",
+        "clear; {}; echo two looks, then $?",
         stage.top("--count 2 --interval 0.2")
     ))?;
-    tmux.shows(&["it was 0"], &["[1 Flows]"])?;
+    // Other words than before: those are on the screen until it is cleared.
+    tmux.shows(&["two looks, then 0"], &["[1 Flows]"])?;
     tmux.type_in(&format!(
         "clear; {} | head -2",
         stage.top("--count 1 --interval 0.2")

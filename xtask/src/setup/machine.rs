@@ -21,7 +21,7 @@ pub struct Tool {
 }
 
 /// What comes from packages, whichever way the BPF object is built.
-pub const TOOLS: [Tool; 18] = [
+pub const TOOLS: [Tool; 19] = [
     Tool {
         evidence: &["cc"],
         package: "build-essential",
@@ -111,6 +111,11 @@ pub const TOOLS: [Tool; 18] = [
         evidence: &["tmux"],
         package: "tmux",
         purpose: "a real terminal for the tests of `top`",
+    },
+    Tool {
+        evidence: &["faketime"],
+        package: "faketime",
+        purpose: "a clock that jumps, for one test",
     },
 ];
 

@@ -1,0 +1,270 @@
+//! What goes wrong around an agent: interfaces by the thousand, no file descriptors, a clock that jumps, an unreadable
+//! `/proc`, flows without end. It goes on, says what it lacks, and what it counts stays right.
+
+use std::{collections::BTreeSet, fs, path::PathBuf, process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use xtask::testbed::{
+    Family, Testbed, counters,
+    frame::parse_mac,
+    traffic::{Flood, Tcp, TcpServer},
+};
+
+use crate::{
+    life::{Agent, Home, LISTEN, eventually, plan_flags, turn},
+    truth::{Truth, count_own},
+};
+
+/// Interfaces that are there at once.
+const AT_ONCE: usize = 100;
+
+/// Flows of one packet each: more than a node's table holds for one moment, as in a day.
+const FLOWS: u32 = 10_000_000;
+
+/// A node of two pods that talk, with nothing else on its wires.
+struct Quiet {
+    bed: Testbed,
+    server: TcpServer,
+}
+
+impl Quiet {
+    fn build() -> Result<Self> {
+        let bed = Testbed::azure_overlay().offloads(false).build()?;
+        let (client, web) = (bed.pod(0), bed.pod(1));
+        let server = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
+        count_own(&bed)?;
+        Tcp::to(server.address()).run(client.netns())?;
+        bed.settle()?;
+        bed.pin_neighbours()?;
+        Ok(Self { bed, server })
+    }
+
+    /// So many connections are counted as the kernel counts them.
+    fn is_counted(&self, agent: &Agent, connections: u32) -> Result<()> {
+        let (was, truth) = (agent.settled()?, Truth::now(&self.bed)?);
+        Tcp::to(self.server.address())
+            .connections(connections)
+            .run(self.bed.pod(0).netns())?;
+        self.server.settle()?;
+        let is = agent.settled()?;
+        let truth = Truth::now(&self.bed)?.since(truth);
+        for (metric, counted) in [
+            ("aksnet_flow_packets_total", truth.packets),
+            ("aksnet_flow_bytes_total", truth.bytes),
+            ("aksnet_flow_connections_total", u64::from(connections)),
+        ] {
+            let here = is.count(metric, &[]) - was.count(metric, &[]);
+            ensure!(here == counted, "{metric}: {here}, and truly {counted}");
+        }
+        Ok(())
+    }
+}
+
+/// Open file descriptors of a process.
+fn descriptors(pid: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
+/// Resident kB of a process.
+fn resident(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+    let kb = line.context("a figure")?.split_whitespace().next();
+    Ok(kb.context("a number")?.parse()?)
+}
+
+#[test]
+fn two_thousand_interfaces_come_and_go_and_leave_nothing_behind() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let quiet = Quiet::build()?;
+    let node = quiet.bed.node().netns();
+    let home = Home::new()?;
+    let flags = plan_flags(&quiet.bed).into_iter();
+    let pattern = "--pod-interface=azv*,churn*".to_owned();
+    let agent = Agent::start(&quiet.bed, &home, flags.chain([pattern]))?;
+    let before = agent.attached()?;
+    let (open, mut most) = (descriptors(agent.pid())?, 0);
+    for round in 0..20 {
+        node.ip((0..AT_ONCE).map(|n| {
+            let (near, far) = (format!("churn{n}"), format!("other{n}"));
+            format!("link add {near} up type veth peer name {far}")
+        }))?;
+        // Some rounds end before the agent has got to the last.
+        if round % 4 == 0 {
+            eventually("all of a round are watched", || {
+                most = most.max(agent.attached()?.len());
+                Ok(most == before.len() + AT_ONCE)
+            })?;
+        }
+        node.ip((0..AT_ONCE).map(|n| format!("link del churn{n}")))?;
+    }
+    eventually("all are forgotten", || Ok(agent.attached()? == before))?;
+    eventually("nothing is left open", || {
+        Ok(descriptors(agent.pid())? <= open)
+    })?;
+    quiet.is_counted(&agent, 50)?;
+    let complaints = agent.complaints();
+    ensure!(complaints.is_empty(), "{complaints:?}");
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+#[test]
+fn without_a_descriptor_left_it_waits_for_one_and_goes_on() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let quiet = Quiet::build()?;
+    let home = Home::new()?;
+    let agent = Agent::start(&quiet.bed, &home, plan_flags(&quiet.bed))?;
+    let open = descriptors(agent.pid())?;
+    // As its container may have it: room for a few clients, and far more come.
+    let status = Command::new("prlimit")
+        .arg(format!("--pid={}", agent.pid()))
+        .arg(format!("--nofile={}", open + 8))
+        .status()
+        .context("prlimit")?;
+    ensure!(status.success(), "prlimit");
+    let crowd = (0..100).map(|_| agent.dial()).collect::<Result<Vec<_>>>()?;
+    eventually("none is left", || Ok(descriptors(agent.pid())? >= open + 8))?;
+    // A pod that comes meanwhile needs some as well.
+    let pod = quiet.bed.add_pod("late")?;
+    std::thread::sleep(Duration::from_secs(1));
+    drop(crowd);
+    eventually("it answers again", || {
+        Ok(agent.get("/ready", "").is_ok_and(|r| r.status == 200))
+    })?;
+    eventually("the late pod is watched", || {
+        Ok(agent.attached()?.iter().any(|name| name == pod.veth()))
+    })
+    .with_context(|| agent.said())?;
+    quiet.bed.settle()?;
+    quiet.bed.pin_neighbours()?;
+    quiet.is_counted(&agent, 20)?;
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+/// The library that shifts a process's clock.
+fn faketime() -> Result<PathBuf> {
+    for directory in fs::read_dir("/usr/lib")? {
+        let library = directory?.path().join("faketime/libfaketimeMT.so.1");
+        if library.exists() {
+            return Ok(library);
+        }
+    }
+    anyhow::bail!("no libfaketimeMT.so.1: run `cargo xtask setup`")
+}
+
+/// Records of the connections that have been closed.
+fn closed(home: &Home, bed: &Testbed) -> Result<Vec<Value>> {
+    let output = home.command(bed, "flows").arg("--json").output()?;
+    let lines = String::from_utf8(output.stdout)?;
+    let records = lines.lines().map(serde_json::from_str);
+    let mut records = records.collect::<Result<Vec<Value>, _>>()?;
+    records.retain(|record| record["end"] == "closed");
+    Ok(records)
+}
+
+#[test]
+fn a_clock_that_jumps_changes_no_count_and_no_duration() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let quiet = Quiet::build()?;
+    let home = Home::new()?;
+    let clock = home.path().join("clock");
+    fs::write(&clock, "+0")?;
+    let mut command = home.command(&quiet.bed, "run");
+    command
+        .args(["--listen", LISTEN, "--interval", "100ms"])
+        .args(plan_flags(&quiet.bed))
+        .env("LD_PRELOAD", faketime()?)
+        .env("FAKETIME_TIMESTAMP_FILE", &clock)
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let mut agent = Agent::spawn(&quiet.bed, &home, &mut command)?;
+    agent.await_ready()?;
+    let mut all = BTreeSet::new();
+    let mut days = BTreeSet::new();
+    for (n, jump) in ["-400d", "+30d", "-1h", "+0"].iter().enumerate() {
+        fs::write(&clock, jump)?;
+        quiet.is_counted(&agent, 10).with_context(|| *jump)?;
+        eventually("each connection has a record", || {
+            for record in closed(&home, &quiet.bed)? {
+                let at = |key: &str| record[key].as_i64().context(key.to_owned());
+                let (start, end) = (at("start_ms")?, at("end_ms")?);
+                ensure!((0..60_000).contains(&(end - start)), "{jump}: {record}");
+                if all.insert(record["before"]["src_port"].to_string()) {
+                    days.insert(end / 86_400_000);
+                }
+            }
+            Ok(all.len() == 10 * (n + 1))
+        })?;
+    }
+    // A year ago, in a month, and now.
+    ensure!(days.len() >= 3, "{days:?}");
+    let complaints = agent.complaints();
+    ensure!(complaints.is_empty(), "{complaints:?}");
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+#[test]
+fn flows_without_end_leave_its_memory_as_it_is() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let quiet = Quiet::build()?;
+    let bed = &quiet.bed;
+    let (client, web) = (bed.pod(0), bed.pod(1));
+    // Nothing of the kernel's own grows meanwhile, and nobody answers.
+    let untracked = "*raw\n-I PREROUTING 1 -p udp -j CT --notrack\nCOMMIT\n";
+    bed.node().restore(Family::V4, untracked)?;
+    let swallow = "*raw\n-I PREROUTING 1 -p udp -j DROP\nCOMMIT\n";
+    web.netns()
+        .output_with_input("iptables-restore", ["--noflush"], swallow)?;
+    let home = Home::new()?;
+    let flags = plan_flags(bed).into_iter();
+    let agent = Agent::start(bed, &home, flags.chain(["--idle-timeout=1s".to_owned()]))?;
+    let before = agent.settled()?;
+
+    let mac = |netns: &xtask::testbed::Netns, name: &str| -> Result<_> {
+        parse_mac(&counters::link(netns, name)?.mac).context("an address")
+    };
+    let stations = [
+        mac(client.netns(), "eth0")?,
+        mac(bed.node().netns(), client.veth())?,
+    ];
+    let mut flood = Flood::open(
+        client.netns(),
+        "eth0",
+        stations,
+        [client.address().v4, web.address().v4],
+        1_000,
+    )?;
+    flood.set_flows(FLOWS);
+    let part = FLOWS / 10;
+    let mut memory = Vec::new();
+    for _ in 0..10 {
+        flood.send(part)?;
+        // A sweep at least.
+        std::thread::sleep(Duration::from_millis(300));
+        memory.push(resident(agent.pid())?);
+    }
+    let after = agent.settled()?;
+    let count = |name: &str| after.count(name, &[]) - before.count(name, &[]);
+    let packets = count("aksnet_flow_packets_total");
+    let overflow = count("aksnet_agent_flow_overflow_packets_total");
+    println!(
+        "kB resident after each million flows: {memory:?}; {overflow} packets in the overflow counters"
+    );
+    let sent = u64::from(part.div_ceil(64) * 64 * 10);
+    ensure!(
+        packets + overflow == sent,
+        "{packets} + {overflow} of {sent}"
+    );
+    let (second, last) = (memory[1], memory[9]);
+    ensure!(last < second + 8 * 1024, "{memory:?}");
+    eventually("every cell is given back", || {
+        Ok(agent.scrape()?.count("aksnet_agent_flow_map_entries", &[]) == 0)
+    })?;
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
