@@ -478,9 +478,9 @@ impl Testbed {
     /// Waits until no interface of any host moves a packet for a while, so that counters may be compared.
     ///
     /// # Errors
-    /// When traffic goes on for more than five seconds.
+    /// When traffic goes on for more than twenty seconds: a connection attempt that nobody answers any more does for some.
     pub fn settle(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(20);
         let counters = || -> Result<Vec<Vec<LinkCounters>>> {
             self.all_netns().into_iter().map(counters::links).collect()
         };
