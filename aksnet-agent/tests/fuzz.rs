@@ -3,15 +3,44 @@
 //!
 //! `cargo xtask fuzz` is the fuzzer.
 
-use std::{fs, path::Path};
+use std::{fs, path::PathBuf};
 
 // `crate::identify` of the files that the target `policy` shares with the agent's own tests.
 use aksnet_agent::identify;
-use fuzz::{TARGETS, Target};
+
+#[expect(unreachable_pub, reason = "in the fuzz crate it is reachable")]
+#[path = "../../aksnet-common/fuzz/src/lib.rs"]
+mod packets;
 
 #[expect(unreachable_pub, reason = "in the fuzz crate it is reachable")]
 #[path = "../fuzz/src/lib.rs"]
-mod fuzz;
+mod reads;
+
+/// A target, and the crate that it is in.
+#[derive(Clone, Copy)]
+struct Target {
+    name: &'static str,
+    run: fn(&[u8]),
+    fuzz: &'static str,
+}
+
+fn targets() -> Vec<Target> {
+    let packets = packets::TARGETS.iter().map(|one| (one, "aksnet-common"));
+    let reads = reads::TARGETS.iter().map(|one| (one, "aksnet-agent"));
+    let target = |(one, fuzz): (&(&'static str, fn(&[u8])), _)| Target {
+        name: one.0,
+        run: one.1,
+        fuzz,
+    };
+    packets.chain(reads).map(target).collect()
+}
+
+impl Target {
+    fn fuzz(&self) -> PathBuf {
+        let agent = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        agent.join("..").join(self.fuzz).join("fuzz")
+    }
+}
 
 /// Damaged inputs of each target.
 const DAMAGED: usize = 1_500;
@@ -52,8 +81,8 @@ impl Dice {
 }
 
 fn seeds(target: &Target) -> Vec<(String, Vec<u8>)> {
-    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
-    let mut all: Vec<_> = fs::read_dir(seeds.join(target.name))
+    let seeds = target.fuzz().join("seeds").join(target.name);
+    let mut all: Vec<_> = fs::read_dir(seeds)
         .unwrap()
         .map(|entry| {
             let path = entry.unwrap().path();
@@ -68,21 +97,21 @@ fn seeds(target: &Target) -> Vec<(String, Vec<u8>)> {
 /// Each in a thread of its own, as they differ in how long they take.
 #[test]
 fn every_target_survives_its_seeds_whole_cut_and_damaged() {
-    let threads: Vec<_> = TARGETS
-        .iter()
+    let threads: Vec<_> = targets()
+        .into_iter()
         .map(|target| {
             let run = move || {
-                let seeds = seeds(target);
+                let seeds = seeds(&target);
                 for (name, bytes) in &seeds {
                     // The last line before a panic's message names the input.
                     eprintln!("{name}");
-                    fuzz::run(target.name, bytes);
+                    (target.run)(bytes);
                 }
                 let mut dice = Dice(1);
                 for n in 0..DAMAGED {
                     let (name, bytes) = &seeds[n % seeds.len()];
                     let damaged = dice.damage(bytes);
-                    let run = || fuzz::run(target.name, &damaged);
+                    let run = || (target.run)(&damaged);
                     if std::panic::catch_unwind(run).is_err() {
                         panic!("{name}, damaged: {}", hex(&damaged));
                     }
@@ -105,32 +134,30 @@ fn hex(bytes: &[u8]) -> String {
 /// A target that no binary gives to the fuzzer would never run.
 #[test]
 fn every_target_has_its_binary_and_nothing_else_has_one() {
-    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
-    let manifest = fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
-    let named = |line: &str| {
-        Some(
-            line.strip_prefix("name = \"")?
-                .strip_suffix('"')?
-                .to_owned(),
-        )
-    };
-    let mut binaries: Vec<String> = manifest.lines().filter_map(named).skip(1).collect();
-    binaries.sort();
-    let mut targets: Vec<String> = TARGETS.iter().map(|one| one.name.to_owned()).collect();
-    targets.sort();
-    assert_eq!(binaries, targets);
-    for target in &targets {
-        let source = fuzz.join("fuzz_targets").join(format!("{target}.rs"));
-        let source = fs::read_to_string(source).unwrap();
-        assert!(
-            source.contains(&format!("run(\"{target}\", bytes)")),
-            "{target}"
-        );
+    for of in ["aksnet-common", "aksnet-agent"] {
+        let targets: Vec<Target> = targets().into_iter().filter(|one| one.fuzz == of).collect();
+        let fuzz = targets[0].fuzz();
+        let mut names: Vec<&str> = targets.iter().map(|one| one.name).collect();
+        names.sort_unstable();
+        let manifest = fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+        let named = |line: &str| {
+            let name = line.strip_prefix("name = \"")?.strip_suffix('"')?;
+            Some(name.to_owned())
+        };
+        let mut binaries: Vec<String> = manifest.lines().filter_map(named).skip(1).collect();
+        binaries.sort();
+        assert_eq!(binaries, names);
+        for name in &names {
+            let source = fuzz.join("fuzz_targets").join(format!("{name}.rs"));
+            let source = fs::read_to_string(source).unwrap();
+            let run = format!("run(\"{name}\", bytes)");
+            assert!(source.contains(&run), "{name}");
+        }
+        let mut folders: Vec<String> = fs::read_dir(fuzz.join("seeds"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        folders.sort();
+        assert_eq!(folders, names);
     }
-    let mut folders: Vec<String> = fs::read_dir(fuzz.join("seeds"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    folders.sort();
-    assert_eq!(folders, targets);
 }

@@ -2,14 +2,12 @@
 //! does not; that it ends, and in how much memory, is the fuzzer's to watch.
 //!
 //! Each is a function of bytes in a file of its own. `fuzz_targets/` gives each to libFuzzer, `cargo xtask fuzz` runs
-//! those, and the test `aksnet-agent/tests/fuzz.rs` includes this file and runs each over its seeds in `seeds/`.
+//! those, and the test `aksnet-agent/tests/fuzz.rs` includes this file and runs each over its seeds in `seeds/`. The targets
+//! for packets are in `aksnet-common/fuzz`.
 
-// Packets.
-mod packet;
-
-mod parse;
-
-mod fingerprint;
+// `crate::identify`, for the files that the target `policy` shares with the agent's own tests.
+#[doc(hidden)]
+pub use aksnet_agent::identify;
 
 // Files.
 mod pcap;
@@ -32,39 +30,24 @@ mod ruleset;
 
 mod route;
 
-/// A target: its name, what it is given, and what it does with it.
-#[derive(Clone, Copy, Debug)]
-pub struct Target {
-    /// As `cargo xtask fuzz` and the folder of its seeds have it.
-    pub name: &'static str,
-    /// Takes any bytes.
-    pub run: fn(&[u8]),
-}
-
-/// All of them, in the order of their modules.
-pub const TARGETS: &[Target] = &[
-    target("parse", parse::run),
-    target("fingerprint", fingerprint::run),
-    target("pcap", pcap::run),
-    target("session", session::run),
-    target("config", config::run),
-    target("manifest", manifest::run),
-    target("objects", objects::run),
-    target("policy", policy::run),
-    target("conntrack", conntrack::run),
-    target("ruleset", ruleset::run),
-    target("route", route::run),
+/// All of them, in the order of their modules: name, and what takes the bytes.
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("pcap", pcap::run),
+    ("session", session::run),
+    ("config", config::run),
+    ("manifest", manifest::run),
+    ("objects", objects::run),
+    ("policy", policy::run),
+    ("conntrack", conntrack::run),
+    ("ruleset", ruleset::run),
+    ("route", route::run),
 ];
-
-const fn target(name: &'static str, run: fn(&[u8])) -> Target {
-    Target { name, run }
-}
 
 /// Runs the target of this name.
 ///
 /// # Panics
 /// When there is none, or when what must hold does not.
 pub fn run(name: &str, bytes: &[u8]) {
-    let target = TARGETS.iter().find(|target| target.name == name);
-    (target.expect("a target's name").run)(bytes);
+    let target = TARGETS.iter().find(|(one, _)| *one == name);
+    (target.expect("a target's name").1)(bytes);
 }

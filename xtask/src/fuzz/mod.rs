@@ -1,8 +1,8 @@
 //! `cargo xtask fuzz`: gives what the agent reads from others to libFuzzer, for a bounded time.
 //!
-//! The targets are in `aksnet-agent/fuzz`, laid out as cargo-fuzz has it, and their inputs begin with its `seeds/`. They
-//! are built here with the flags that cargo-fuzz would pass, which a stable compiler takes too. There is no
-//! `AddressSanitizer`: what is fuzzed has no unsafe code, and without it there are more executions.
+//! The targets are in `aksnet-common/fuzz` and `aksnet-agent/fuzz`, laid out as cargo-fuzz has it, and their inputs begin with
+//! the `seeds/` there. They are built with the flags that cargo-fuzz would pass, which a stable compiler takes too. There is
+//! no `AddressSanitizer`: what is fuzzed has no unsafe code, and without it there are more executions.
 
 // What libFuzzer says.
 mod output;
@@ -52,29 +52,59 @@ pub struct Options {
     pub input: Option<PathBuf>,
 }
 
+/// A crate of targets. They are two, as those for packets build in seconds, and the agent in minutes.
+struct Crate {
+    /// Where it is, in the repository.
+    source: &'static str,
+    /// Where it is built, in cargo's directory.
+    build: &'static str,
+}
+
+const CRATES: [Crate; 2] = [
+    Crate {
+        source: "aksnet-common/fuzz",
+        build: "fuzz/packets",
+    },
+    Crate {
+        source: "aksnet-agent/fuzz",
+        build: "fuzz",
+    },
+];
+
+/// A target.
+struct Target {
+    name: String,
+    /// What it is given.
+    about: String,
+    /// Its crate.
+    of: &'static Crate,
+}
+
 /// Where things are.
 struct Places {
-    /// The crate.
-    fuzz: PathBuf,
-    /// What is built.
-    target: PathBuf,
+    host: String,
+    /// Cargo's directory.
+    build: PathBuf,
     /// Inputs that reached something new, kept from run to run.
     corpus: PathBuf,
     /// Inputs that a target did not survive.
     findings: PathBuf,
-    binaries: PathBuf,
 }
 
 impl Places {
     fn new() -> Result<Self> {
-        let target = cargo::target_directory()?.join("fuzz");
+        let build = cargo::target_directory()?;
         Ok(Self {
-            fuzz: cargo::workspace().join("aksnet-agent/fuzz"),
-            corpus: target.join("corpus"),
-            findings: target.join("findings"),
-            binaries: target.join(host()?).join("release"),
-            target,
+            host: host()?,
+            corpus: build.join("fuzz/corpus"),
+            findings: build.join("fuzz/findings"),
+            build,
         })
+    }
+
+    fn binary(&self, target: &Target) -> PathBuf {
+        let build = self.build.join(target.of.build).join(&self.host);
+        build.join("release").join(&target.name)
     }
 }
 
@@ -91,74 +121,88 @@ fn host() -> Result<String> {
 /// # Errors
 /// When a target does not build or is not there, or when one did not survive an input.
 pub fn run(options: &Options) -> Result<()> {
-    let places = Places::new()?;
-    let all = targets(&places.fuzz)?;
+    let mut chosen = targets()?;
     if options.list {
-        for (name, about) in &all {
-            println!("{name:<12} {about}");
+        for target in &chosen {
+            println!("{:<12} {}", target.name, target.about);
         }
         return Ok(());
     }
-    let mut chosen: Vec<String> = all.into_iter().map(|(name, _)| name).collect();
     if !options.targets.is_empty() {
         for name in &options.targets {
+            let names: Vec<&str> = chosen.iter().map(|one| one.name.as_str()).collect();
             ensure!(
-                chosen.contains(name),
+                names.contains(&name.as_str()),
                 "there is no target {name}: it is one of {}",
-                chosen.join(", ")
+                names.join(", ")
             );
         }
-        chosen.clone_from(&options.targets);
+        chosen.retain(|one| options.targets.contains(&one.name));
     }
+    let places = Places::new()?;
     say::catch_interrupts()?;
     build(&places, &chosen)?;
     if let Some(input) = &options.input {
-        let [name] = &chosen[..] else {
+        let [target] = &chosen[..] else {
             bail!("name one target for the input");
         };
-        return say::run(Command::new(places.binaries.join(name)).arg(input));
+        return say::run(Command::new(places.binary(target)).arg(input));
     }
     let rows = fuzz(&places, &chosen, options.time)?;
     tell(&rows)
 }
 
-/// The targets with what each is, as the headers of their modules say.
-fn targets(fuzz: &Path) -> Result<Vec<(String, String)>> {
+/// All targets, with what each is given as the header of its module says.
+fn targets() -> Result<Vec<Target>> {
     let mut all = Vec::new();
-    let binaries = fuzz.join("fuzz_targets");
-    for entry in fs::read_dir(&binaries).with_context(|| binaries.display().to_string())? {
-        let path = entry?.path();
-        let Some(name) = path.file_stem().and_then(|name| name.to_str()) else {
-            continue;
-        };
-        let source = fs::read_to_string(fuzz.join(format!("src/{name}.rs")))?;
-        let header = source.lines().map_while(|line| line.strip_prefix("//!"));
-        let header: Vec<&str> = header.map(str::trim).collect();
-        let first = header.split(|line| line.is_empty()).next();
-        all.push((name.to_owned(), first.unwrap_or_default().join(" ")));
+    for of in &CRATES {
+        let fuzz = cargo::workspace().join(of.source);
+        let binaries = fuzz.join("fuzz_targets");
+        for entry in fs::read_dir(&binaries).with_context(|| binaries.display().to_string())? {
+            let path = entry?.path();
+            let Some(name) = path.file_stem().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            let source = fs::read_to_string(fuzz.join(format!("src/{name}.rs")))?;
+            let header = source.lines().map_while(|line| line.strip_prefix("//!"));
+            let header: Vec<&str> = header.map(str::trim).collect();
+            let first = header.split(|line| line.is_empty()).next();
+            all.push(Target {
+                name: name.to_owned(),
+                about: first.unwrap_or_default().join(" "),
+                of,
+            });
+        }
     }
-    all.sort();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(all)
 }
 
-fn build(places: &Places, targets: &[String]) -> Result<()> {
+fn build(places: &Places, targets: &[Target]) -> Result<()> {
     setup::ensure_building()?;
-    say::step(&format!(
-        "building {} instrumented targets (some minutes, the first time)",
-        targets.len()
-    ));
-    let mut cargo = cargo::command();
-    cargo
-        .args(["build", "--release", "--target", &host()?])
-        .arg("--manifest-path")
-        .arg(places.fuzz.join("Cargo.toml"))
-        .arg("--target-dir")
-        .arg(&places.target)
-        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
-    for name in targets {
-        cargo.args(["--bin", name]);
+    for of in &CRATES {
+        let own: Vec<&Target> = targets
+            .iter()
+            .filter(|one| one.of.source == of.source)
+            .collect();
+        if own.is_empty() {
+            continue;
+        }
+        say::step(&format!("building {} targets of {}", own.len(), of.source));
+        let mut cargo = cargo::command();
+        cargo
+            .args(["build", "--release", "--target", &places.host])
+            .arg("--manifest-path")
+            .arg(cargo::workspace().join(of.source).join("Cargo.toml"))
+            .arg("--target-dir")
+            .arg(places.build.join(of.build))
+            .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
+        for target in own {
+            cargo.args(["--bin", &target.name]);
+        }
+        say::run(&mut cargo)?;
     }
-    say::run(&mut cargo)
+    Ok(())
 }
 
 /// What a target did.
@@ -171,7 +215,7 @@ struct Row {
 }
 
 /// Runs them, as many at a time as there are cores.
-fn fuzz(places: &Places, targets: &[String], time: Duration) -> Result<Vec<Row>> {
+fn fuzz(places: &Places, targets: &[Target], time: Duration) -> Result<Vec<Row>> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let seconds = time.as_secs().max(1);
     let minutes = (seconds * targets.len().div_ceil(cores) as u64).div_ceil(60);
@@ -179,14 +223,14 @@ fn fuzz(places: &Places, targets: &[String], time: Duration) -> Result<Vec<Row>>
         "{} targets, {seconds} s each, {cores} at a time: {minutes} minutes",
         targets.len()
     ));
-    let waiting: Mutex<VecDeque<&String>> = Mutex::new(targets.iter().collect());
+    let waiting: Mutex<VecDeque<&Target>> = Mutex::new(targets.iter().collect());
     let worker = || {
         let mut rows = Vec::new();
-        while let Some(name) = waiting.lock().ok().and_then(|mut all| all.pop_front()) {
+        while let Some(target) = waiting.lock().ok().and_then(|mut all| all.pop_front()) {
             if say::is_interrupted() {
                 break;
             }
-            rows.push(one(places, name, seconds));
+            rows.push(one(places, target, seconds));
         }
         rows
     };
@@ -202,22 +246,24 @@ fn fuzz(places: &Places, targets: &[String], time: Duration) -> Result<Vec<Row>>
     });
     let mut rows = rows.into_iter().collect::<Result<Vec<Row>>>()?;
     say::check()?;
-    rows.sort_by_key(|row| targets.iter().position(|name| *name == row.name));
+    rows.sort_by_key(|row| targets.iter().position(|one| one.name == row.name));
     ensure!(rows.len() == targets.len(), "a worker has panicked");
     Ok(rows)
 }
 
-fn one(places: &Places, name: &str, seconds: u64) -> Result<Row> {
+fn one(places: &Places, target: &Target, seconds: u64) -> Result<Row> {
+    let name = target.name.as_str();
     let corpus = places.corpus.join(name);
     let findings = places.findings.join(name);
     for directory in [&corpus, &findings] {
         fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     }
     let before = inputs(&findings)?;
-    let mut command = Command::new(places.binaries.join(name));
+    let mut command = Command::new(places.binary(target));
+    let seeds = cargo::workspace().join(target.of.source).join("seeds");
     command
         .arg(&corpus)
-        .arg(places.fuzz.join("seeds").join(name))
+        .arg(seeds.join(name))
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-timeout={SLOWEST_SECONDS}"))
         .arg(format!("-rss_limit_mb={LARGEST_MB}"))

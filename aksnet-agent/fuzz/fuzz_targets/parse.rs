@@ -1,4 +1,0 @@
-//! See `src/parse.rs`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| aksnet_fuzz::run("parse", bytes));
