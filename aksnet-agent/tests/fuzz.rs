@@ -6,7 +6,7 @@
 use std::{fs, path::PathBuf};
 
 // `crate::identify` of the files that the target `policy` shares with the agent's own tests.
-use aksnet_agent::identify;
+use reads::identify;
 
 #[expect(unreachable_pub, reason = "in the fuzz crate it is reachable")]
 #[path = "../../aksnet-common/fuzz/src/lib.rs"]
@@ -20,19 +20,22 @@ mod reads;
 #[derive(Clone, Copy)]
 struct Target {
     name: &'static str,
-    run: fn(&[u8]),
+    run: fn(&str, &[u8]),
     fuzz: &'static str,
 }
 
 fn targets() -> Vec<Target> {
-    let packets = packets::TARGETS.iter().map(|one| (one, "aksnet-common"));
-    let reads = reads::TARGETS.iter().map(|one| (one, "aksnet-agent"));
-    let target = |(one, fuzz): (&(&'static str, fn(&[u8])), _)| Target {
-        name: one.0,
-        run: one.1,
-        fuzz,
-    };
-    packets.chain(reads).map(target).collect()
+    let packets = packets::TARGETS.iter().map(|(name, _)| Target {
+        name,
+        run: packets::run,
+        fuzz: "aksnet-common",
+    });
+    let reads = reads::TARGETS.iter().map(|(name, _)| Target {
+        name,
+        run: reads::run,
+        fuzz: "aksnet-agent",
+    });
+    packets.chain(reads).collect()
 }
 
 impl Target {
@@ -105,13 +108,13 @@ fn every_target_survives_its_seeds_whole_cut_and_damaged() {
                 for (name, bytes) in &seeds {
                     // The last line before a panic's message names the input.
                     eprintln!("{name}");
-                    (target.run)(bytes);
+                    (target.run)(target.name, bytes);
                 }
                 let mut dice = Dice(1);
                 for n in 0..DAMAGED {
                     let (name, bytes) = &seeds[n % seeds.len()];
                     let damaged = dice.damage(bytes);
-                    let run = || (target.run)(&damaged);
+                    let run = || (target.run)(target.name, &damaged);
                     if std::panic::catch_unwind(run).is_err() {
                         panic!("{name}, damaged: {}", hex(&damaged));
                     }
