@@ -152,6 +152,19 @@ pub fn run(options: &Options) -> Result<()> {
     tell(&rows)
 }
 
+/// The targets for packets, which build in seconds, for some seconds.
+///
+/// # Errors
+/// As [`run`].
+pub fn packets() -> Result<()> {
+    run(&Options {
+        targets: ["parse", "fingerprint"].map(str::to_owned).to_vec(),
+        time: Duration::from_secs(5),
+        list: false,
+        input: None,
+    })
+}
+
 /// All targets, with what each is given as the header of its module says.
 fn targets() -> Result<Vec<Target>> {
     let mut all = Vec::new();

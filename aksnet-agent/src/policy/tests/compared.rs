@@ -33,3 +33,15 @@ fn a_hundred_thousand_random_flows_are_judged_alike() {
         assert!(seen[what] > flows * 2 / 100, "{what}: {seen:?}");
     }
 }
+
+/// As the fuzzer has it: a cluster of bytes, and when they are used up, of zeros.
+#[test]
+fn flows_in_a_cluster_made_of_bytes_are_judged_alike() {
+    let mut judged = 0;
+    for byte in 0..=255 {
+        check(&mut Dice::Bytes(&[byte; 300]), 8, |what| {
+            judged += u64::from(what.starts_with("flow "));
+        });
+    }
+    assert_eq!(judged, 256 * 8);
+}

@@ -20,12 +20,12 @@ pub(super) use super::random::{ICMP, Owned, SCTP, TCP, UDP, labels};
 use super::{
     engine::Engine,
     evaluate::{Judgement, Outcome, Verdict},
-    flow::{End, Flow, Pod, Who},
+    flow::{End, Flow, Who},
     index::{Policies, When},
     model::{NetworkPolicy, Side},
 };
 use crate::identify::{
-    object::{Kind, Labels, Object, Text},
+    object::{Kind, Object},
     reduce::Reducer,
 };
 
