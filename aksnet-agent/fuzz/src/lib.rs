@@ -30,8 +30,11 @@ mod ruleset;
 
 mod route;
 
+/// A target.
+pub type Run = fn(&[u8]);
+
 /// All of them, in the order of their modules: name, and what takes the bytes.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Run)] = &[
     ("pcap", pcap::run),
     ("session", session::run),
     ("config", config::run),

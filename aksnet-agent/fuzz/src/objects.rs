@@ -28,9 +28,8 @@ pub(crate) fn run(bytes: &[u8]) {
     let mut index = Index::new("node");
     let mut objects = Vec::new();
     objects.extend(reducer.object(kind, json).ok().and_then(|one| one.object));
-    match reducer.event(kind, json) {
-        Ok(Event::Applied(one) | Event::Deleted(one)) => objects.extend(one.object),
-        Ok(_) | Err(_) => {}
+    if let Ok(Event::Applied(one) | Event::Deleted(one)) = reducer.event(kind, json) {
+        objects.extend(one.object);
     }
     let _either = page_end(json);
     let _whatever = problem(json);

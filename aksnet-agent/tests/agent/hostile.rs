@@ -182,7 +182,7 @@ fn a_flood_of_spoofed_senders_and_of_syns_is_counted_and_harms_no_other_flow() -
     let syns = RawIp::open(bed.outside(), node, 255)?;
     for n in 0..SYNS {
         let [_, b, c, d] = n.to_be_bytes();
-        let source = SocketAddr::from(([198, 18 | (b & 1), c, d], 1_024 + u16::from(d)));
+        let source = SocketAddr::from(([198, 18 + (b & 1), c, d], 1_024 + u16::from(d)));
         let to = SocketAddr::from((node, 30_080));
         syns.send(&Packet::tcp(source, to, SYN, n).build())?;
     }

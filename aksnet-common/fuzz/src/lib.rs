@@ -7,9 +7,11 @@ mod parse;
 
 mod fingerprint;
 
+/// A target.
+pub type Run = fn(&[u8]);
+
 /// All of them: name, and what takes the bytes.
-pub const TARGETS: &[(&str, fn(&[u8]))] =
-    &[("parse", parse::run), ("fingerprint", fingerprint::run)];
+pub const TARGETS: &[(&str, Run)] = &[("parse", parse::run), ("fingerprint", fingerprint::run)];
 
 /// Runs the target of this name.
 ///
