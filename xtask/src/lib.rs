@@ -23,6 +23,9 @@ pub mod demo;
 
 pub mod suite;
 
+// The fuzzer.
+pub mod fuzz;
+
 // What readers have.
 pub mod docs;
 

@@ -1,11 +1,12 @@
-//! `cargo xtask TASK`: setup, demo, test, bench, docs, dashboards, panels, image, clean.
+//! `cargo xtask TASK`: setup, demo, test, fuzz, bench, docs, dashboards, panels, image, clean.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, dashboards, demo, image, say, setup, suite, testbed};
+use xtask::{bench, dashboards, demo, fuzz, image, say, setup, suite, testbed};
 
 /// Development tasks of aksnet.
 #[derive(Debug, Parser)]
@@ -43,6 +44,21 @@ enum Task {
     },
     /// Formatting, lints and all tests
     Test,
+    /// Give what the agent reads from others to a fuzzer; a nonzero exit code says that it found something
+    Fuzz {
+        /// Only these targets
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
+        /// For how long each; as many run at a time as there are cores
+        #[arg(long, value_name = "N", default_value_t = 60)]
+        seconds: u64,
+        /// Name the targets and what each is given
+        #[arg(long)]
+        list: bool,
+        /// Give the target this input once, in place of fuzzing
+        #[arg(long, value_name = "FILE")]
+        input: Option<PathBuf>,
+    },
     /// What the agent costs a node's traffic
     Bench {
         /// Fewer rounds, and docs/overhead.md stays as it is
@@ -113,6 +129,17 @@ fn run(task: Task) -> Result<()> {
             scenario,
         }),
         Task::Test => suite::run(),
+        Task::Fuzz {
+            targets,
+            seconds,
+            list,
+            input,
+        } => fuzz::run(&fuzz::Options {
+            targets,
+            time: Duration::from_secs(seconds),
+            list,
+            input,
+        }),
         Task::Bench { quick, agent } => bench::run(&bench::Options { quick, agent }),
         Task::Docs { check } => suite::docs(check),
         Task::Image {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::cargo::{self, PACKAGES};
 use crate::testbed::bed::is_root;
 use crate::{
-    docs, say,
+    docs, fuzz, say,
     setup::{self, bpf},
 };
 
@@ -32,6 +32,7 @@ pub fn run() -> Result<()> {
             .args(["--all-targets", "--", "-D", "warnings"]),
     )?;
     lint_bpf()?;
+    fuzz::packets()?;
     say::run(cargo("test").arg("--no-fail-fast").args(PACKAGES))
 }
 

@@ -264,6 +264,7 @@ impl Blocks {
                 let name = block.if_name().and_then(Result::ok).unwrap_or_default();
                 let name = name.trim_end_matches('\0');
                 let number = self.number(name);
+                let name = if number == 0 { "" } else { name };
                 self.interfaces.push(Interface {
                     number,
                     link_type: block.linktype.0,
@@ -334,6 +335,10 @@ impl Blocks {
         }
         if let Some(number) = self.numbers.get(name) {
             return *number;
+        }
+        // Each section may describe others, however long the file is.
+        if self.numbers.len() >= INTERFACES {
+            return 0;
         }
         self.count += 1;
         self.numbers.insert(name.to_owned(), self.count);

@@ -1,7 +1,10 @@
 //! A *replay*: a capture played through the table, the sweeps, the joining and the classes that the agent uses, by the
 //! capture's own clock.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use aksnet_common::{flow::Addr, packet, passage::fingerprint, stats::Skip};
 use ipnet::IpNet;
@@ -37,6 +40,9 @@ const SWEEPS_OF_SILENCE: u64 = 64;
 const SWEEPS_OF_A_PACKET: u32 = 3;
 /// A file of one link type after the other is no capture.
 const LINK_TYPES: usize = 64;
+/// More interfaces than a node of 250 pods has. Those beyond are counted without a name: a file may describe one for each
+/// packet, and what they mean together is found out anew for each.
+const INTERFACES: usize = 1_024;
 /// Packets between two looks at whether records wait.
 const NS_IN_MS: u64 = 1_000_000;
 
@@ -64,7 +70,12 @@ pub struct Replay {
     config: Config,
     node_name: String,
     snapshot: Snapshot,
+    /// Those of the snapshot's links that are the loopback device.
+    loopback: BTreeSet<u32>,
+    /// As of the latest sweep: what was met since is not in it.
     node: Node,
+    /// Whether anything was met since.
+    met: bool,
     index: Index,
     engine: Engine,
     table: Shared,
@@ -114,6 +125,8 @@ impl Replay {
             config,
             node_name,
             snapshot,
+            loopback: BTreeSet::new(),
+            met: false,
             index,
             engine,
             clock: 0,
@@ -141,8 +154,15 @@ impl Replay {
 
     /// The capture describes an interface.
     fn meet(&mut self, index: u32, name: &str) {
-        if name.is_empty() || self.snapshot.link(index).is_some() {
+        if name.is_empty()
+            || self.snapshot.links.len() >= INTERFACES
+            || self.snapshot.link(index).is_some()
+        {
             return;
+        }
+        self.met = true;
+        if name == "lo" {
+            self.loopback.insert(index);
         }
         self.snapshot.links.push(Link {
             index,
@@ -156,12 +176,6 @@ impl Replay {
             mac: Vec::new(),
             below: None,
         });
-        self.node = Node::describe(
-            &self.snapshot,
-            &self.config,
-            &self.node_name,
-            &Context::default(),
-        );
     }
 
     fn packet(&mut self, record: &Record<'_>, told: &mut dyn FnMut(FlowRecord)) {
@@ -191,11 +205,7 @@ impl Replay {
         } else {
             frame.ifindex
         };
-        if self
-            .snapshot
-            .link(ifindex)
-            .is_some_and(|link| link.loopback)
-        {
+        if self.loopback.contains(&ifindex) {
             self.tally.passed_over += 1;
             return;
         }
@@ -268,6 +278,14 @@ impl Replay {
     fn sweep(&mut self, ns: u64, last: bool, told: &mut dyn FnMut(FlowRecord)) {
         if !last {
             self.pairing.expire(&mut self.table.lock(), ns);
+        }
+        if std::mem::take(&mut self.met) {
+            self.node = Node::describe(
+                &self.snapshot,
+                &self.config,
+                &self.node_name,
+                &Context::default(),
+            );
         }
         let now = Now {
             monotonic_ns: ns,
@@ -397,6 +415,21 @@ mod tests {
         });
         replay.finish(&mut |record| records.push(record));
         (records, replay.tally(), ended)
+    }
+
+    /// 8,000 of them took minutes, as each was looked at together with all before.
+    #[test]
+    fn a_capture_of_nothing_but_interfaces_is_looked_at_once() {
+        let index = Index::new("");
+        let mut replay = Replay::new(&Config::default(), index, &[], Engine::Kubernetes);
+        for number in 1..=60_000 {
+            let name = format!("veth{number}");
+            replay.take(&file::Item::Interface(number, &name), &mut |_| {});
+            assert!(replay.met, "put off until a sweep");
+        }
+        assert_eq!(replay.snapshot.links.len(), INTERFACES);
+        replay.finish(&mut |_| {});
+        assert!(!replay.met);
     }
 
     #[test]

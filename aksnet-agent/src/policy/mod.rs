@@ -21,8 +21,12 @@ pub mod explain;
 
 pub mod words;
 
+// For tests and fuzzers, which include these files: the rules once more, and clusters to compare the two by.
 #[cfg(test)]
 mod naive;
+
+#[cfg(test)]
+mod random;
 
 #[cfg(test)]
 mod tests;

@@ -52,6 +52,8 @@ mod denied;
 
 mod gap;
 
+mod hostile;
+
 mod mishaps;
 
 mod doctor;

@@ -191,7 +191,7 @@ fn connections_whose_answers_spill_are_not_called_unanswered() -> Result<()> {
 }
 
 /// A figure of `/proc/PID/status` in kB.
-fn memory(pid: u32, what: &str) -> Result<u64> {
+pub fn memory(pid: u32, what: &str) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text
         .lines()
@@ -205,7 +205,7 @@ fn memory(pid: u32, what: &str) -> Result<u64> {
 }
 
 /// Resident kB of a process's own binary.
-fn code(pid: u32) -> Result<u64> {
+pub fn code(pid: u32) -> Result<u64> {
     let binary = fs::read_link(format!("/proc/{pid}/exe"))?;
     let binary = binary.to_str().context("text")?;
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;

@@ -16,22 +16,18 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
+pub(super) use super::random::{ICMP, Owned, SCTP, TCP, UDP, labels};
 use super::{
     engine::Engine,
     evaluate::{Judgement, Outcome, Verdict},
-    flow::{End, Flow, Pod, Who},
+    flow::{End, Flow, Who},
     index::{Policies, When},
     model::{NetworkPolicy, Side},
 };
 use crate::identify::{
-    object::{Kind, Labels, Object, Text},
+    object::{Kind, Object},
     reduce::Reducer,
 };
-
-pub(super) const TCP: u8 = 6;
-pub(super) const UDP: u8 = 17;
-pub(super) const ICMP: u8 = 1;
-pub(super) const SCTP: u8 = 132;
 
 /// A policy as it is written: name, and what `spec` says.
 pub(super) fn policy(name: &str, spec: &Value) -> NetworkPolicy {
@@ -43,58 +39,6 @@ pub(super) fn policy(name: &str, spec: &Value) -> NetworkPolicy {
     match reduced.object {
         Some(Object::Policy(policy)) => policy,
         other => panic!("{other:?}"),
-    }
-}
-
-pub(super) fn labels(pairs: &[(&str, &str)]) -> Labels {
-    let mut pairs: Vec<(Text, Text)> = pairs
-        .iter()
-        .map(|(key, value)| (Text::from(*key), Text::from(*value)))
-        .collect();
-    pairs.sort();
-    pairs.into()
-}
-
-/// A pod with what belongs to it.
-#[derive(Clone, Debug)]
-pub(super) struct Owned {
-    pub(super) namespace: String,
-    pub(super) name: String,
-    pub(super) labels: Labels,
-    pub(super) namespace_labels: Option<Labels>,
-    pub(super) named_ports: Option<Vec<(Text, u8, u16)>>,
-    pub(super) address: IpAddr,
-}
-
-impl Owned {
-    /// `shop/web` with the label `app=web`, in a namespace with the label `name`.
-    pub(super) fn new(name: &str, last: u8) -> Self {
-        let (namespace, name) = name.split_once('/').unwrap();
-        Self {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            labels: labels(&[("app", name)]),
-            namespace_labels: Some(labels(&[("name", namespace)])),
-            named_ports: Some(Vec::new()),
-            address: IpAddr::from([10, 244, 0, last]),
-        }
-    }
-
-    pub(super) fn pod(&self) -> Pod<'_> {
-        Pod {
-            namespace: &self.namespace,
-            name: &self.name,
-            labels: &self.labels,
-            namespace_labels: self.namespace_labels.as_deref(),
-            named_ports: self.named_ports.as_deref(),
-        }
-    }
-
-    pub(super) fn end(&self) -> End<'_> {
-        End {
-            address: self.address,
-            who: Who::Pod(self.pod()),
-        }
     }
 }
 

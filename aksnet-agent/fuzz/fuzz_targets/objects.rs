@@ -1,0 +1,4 @@
+//! See `src/objects.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| aksnet_fuzz::run("objects", bytes));

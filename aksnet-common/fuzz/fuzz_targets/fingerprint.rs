@@ -1,0 +1,4 @@
+//! See `src/fingerprint.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| aksnet_common_fuzz::run("fingerprint", bytes));
