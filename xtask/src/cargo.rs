@@ -14,12 +14,13 @@ use crate::say;
 /// dependencies are those of the crates that are chosen together, so that another choice builds them again.
 pub const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "aksnet-ebpf"];
 
-/// What cargo sets for a program that it runs, of the program's own package.
-const OF_PACKAGE: [&str; 4] = [
+/// What cargo sets for a program that it runs, of the program's own package. Names begin so.
+const OF_PACKAGE: [&str; 5] = [
     "CARGO_PKG_",
     "CARGO_MANIFEST_",
     "CARGO_BIN_",
     "CARGO_CRATE_",
+    "OUT_DIR",
 ];
 
 /// Cargo, in the repository. What the one that started this process tells of its package does not reach it: build
