@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use xtask::testbed::bed::is_root;
 use xtask::testbed::cni::HostPort;
 use xtask::testbed::counters::{self, ConntrackEntry};
-use xtask::testbed::frame::{Frame, Packet, parse_mac, sctp_init};
+use xtask::testbed::frame::{Frame, Packet, sctp_init};
 use xtask::testbed::hash::azure_veth;
 use xtask::testbed::imds;
 use xtask::testbed::iptables::Rule;
@@ -542,8 +542,8 @@ fn odd_frames_arrive_as_they_were_sent() -> Result<()> {
     }
 
     // A datagram in hand-made fragments, and one in a VLAN that the bridge does not filter.
-    let own = parse_mac(&counters::link(client.netns(), "eth0")?.mac).expect("eth0 has an address");
-    let peer = parse_mac(&counters::link(web.netns(), "eth0")?.mac).expect("eth0 has an address");
+    let own = counters::mac(client.netns(), "eth0")?;
+    let peer = counters::mac(web.netns(), "eth0")?;
     let server = UdpServer::echo(web.netns(), (web.ip(), 9000))?;
     let packet =
         Packet::udp((client.ip(), 7000).into(), server.address(), &[7; 100]).identification(77);

@@ -43,7 +43,6 @@ const LINK_TYPES: usize = 64;
 /// More interfaces than a node of 250 pods has. Those beyond are counted without a name: a file may describe one for each
 /// packet, and what they mean together is found out anew for each.
 const INTERFACES: usize = 1_024;
-/// Packets between two looks at whether records wait.
 const NS_IN_MS: u64 = 1_000_000;
 
 /// What of a capture was read, and what not.

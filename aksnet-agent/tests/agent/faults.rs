@@ -1,78 +1,28 @@
-//! What goes wrong around an agent: interfaces by the thousand, no file descriptors, a clock that jumps, an unreadable
-//! `/proc`, flows without end. It goes on, says what it lacks, and what it counts stays right.
+//! What goes wrong around an agent: interfaces by the thousand, no file descriptors, a clock that jumps, flows
+//! without end. It goes on, says what it lacks, and what it counts stays right.
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use xtask::testbed::{
-    Family, Testbed, counters,
-    frame::parse_mac,
-    traffic::{Flood, Tcp, TcpServer},
-};
+use xtask::testbed::{Family, Testbed, counters, traffic::Flood};
 
 use crate::{
     life::{Agent, Home, LISTEN, eventually, plan_flags, turn},
-    truth::{Truth, count_own},
+    quiet::Quiet,
+    scale::memory,
 };
 
 /// Interfaces that are there at once.
 const AT_ONCE: usize = 100;
 
-/// Flows of one packet each: more than a node's table holds for one moment, as in a day.
+/// Flows of one packet each: as many as a busy node has in a day.
 const FLOWS: u32 = 10_000_000;
-
-/// A node of two pods that talk, with nothing else on its wires.
-struct Quiet {
-    bed: Testbed,
-    server: TcpServer,
-}
-
-impl Quiet {
-    fn build() -> Result<Self> {
-        let bed = Testbed::azure_overlay().offloads(false).build()?;
-        let (client, web) = (bed.pod(0), bed.pod(1));
-        let server = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
-        count_own(&bed)?;
-        Tcp::to(server.address()).run(client.netns())?;
-        bed.settle()?;
-        bed.pin_neighbours()?;
-        Ok(Self { bed, server })
-    }
-
-    /// So many connections are counted as the kernel counts them.
-    fn is_counted(&self, agent: &Agent, connections: u32) -> Result<()> {
-        let (was, truth) = (agent.settled()?, Truth::now(&self.bed)?);
-        Tcp::to(self.server.address())
-            .connections(connections)
-            .run(self.bed.pod(0).netns())?;
-        self.server.settle()?;
-        let is = agent.settled()?;
-        let truth = Truth::now(&self.bed)?.since(truth);
-        for (metric, counted) in [
-            ("aksnet_flow_packets_total", truth.packets),
-            ("aksnet_flow_bytes_total", truth.bytes),
-            ("aksnet_flow_connections_total", u64::from(connections)),
-        ] {
-            let here = is.count(metric, &[]) - was.count(metric, &[]);
-            ensure!(here == counted, "{metric}: {here}, and truly {counted}");
-        }
-        Ok(())
-    }
-}
 
 /// Open file descriptors of a process.
 fn descriptors(pid: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
-}
-
-/// Resident kB of a process.
-fn resident(pid: u32) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    let kb = line.context("a figure")?.split_whitespace().next();
-    Ok(kb.context("a number")?.parse()?)
 }
 
 #[test]
@@ -209,7 +159,7 @@ fn a_clock_that_jumps_changes_no_count_and_no_duration() -> Result<()> {
 }
 
 #[test]
-fn flows_without_end_leave_its_memory_as_it_is() -> Result<()> {
+fn flows_without_end_are_all_counted_and_leave_little_behind() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     let quiet = Quiet::build()?;
     let bed = &quiet.bed;
@@ -225,12 +175,9 @@ fn flows_without_end_leave_its_memory_as_it_is() -> Result<()> {
     let agent = Agent::start(bed, &home, flags.chain(["--idle-timeout=1s".to_owned()]))?;
     let before = agent.settled()?;
 
-    let mac = |netns: &xtask::testbed::Netns, name: &str| -> Result<_> {
-        parse_mac(&counters::link(netns, name)?.mac).context("an address")
-    };
     let stations = [
-        mac(client.netns(), "eth0")?,
-        mac(bed.node().netns(), client.veth())?,
+        counters::mac(client.netns(), "eth0")?,
+        counters::mac(bed.node().netns(), client.veth())?,
     ];
     let mut flood = Flood::open(
         client.netns(),
@@ -241,27 +188,29 @@ fn flows_without_end_leave_its_memory_as_it_is() -> Result<()> {
     )?;
     flood.set_flows(FLOWS);
     let part = FLOWS / 10;
-    let mut memory = Vec::new();
+    let mut resident = Vec::new();
     for _ in 0..10 {
         flood.send(part)?;
         // A sweep at least.
         std::thread::sleep(Duration::from_millis(300));
-        memory.push(resident(agent.pid())?);
+        resident.push(memory(agent.pid(), "VmRSS:")?);
     }
     let after = agent.settled()?;
     let count = |name: &str| after.count(name, &[]) - before.count(name, &[]);
     let packets = count("aksnet_flow_packets_total");
     let overflow = count("aksnet_agent_flow_overflow_packets_total");
     println!(
-        "kB resident after each million flows: {memory:?}; {overflow} packets in the overflow counters"
+        "kB resident after each million flows: {resident:?}; {overflow} packets in the overflow counters"
     );
     let sent = u64::from(part.div_ceil(64) * 64 * 10);
     ensure!(
         packets + overflow == sent,
         "{packets} + {overflow} of {sent}"
     );
-    let (second, last) = (memory[1], memory[9]);
-    ensure!(last < second + 8 * 1024, "{memory:?}");
+    // Two bytes for each flow would be more: what is kept of flows that have gone is bounded, if it has not reached its
+    // bounds by then.
+    let (second, last) = (resident[1], resident[9]);
+    ensure!(last < second + 16 * 1024, "{resident:?}");
     eventually("every cell is given back", || {
         Ok(agent.scrape()?.count("aksnet_agent_flow_map_entries", &[]) == 0)
     })?;

@@ -13,7 +13,7 @@ use xtask::testbed::{
     Family, Netns, Pod, Service, Testbed,
     api::objects,
     counters,
-    frame::{Frame, Mac, Packet, SYN, parse_mac},
+    frame::{Frame, Mac, Packet, SYN},
     snmp::Counters,
     traffic::{FrameSocket, Ping, RawIp, Tcp, TcpServer, Udp, UdpServer},
 };
@@ -49,10 +49,6 @@ impl Dice {
     }
 }
 
-fn mac(netns: &Netns, name: &str) -> Result<Mac> {
-    parse_mac(&counters::link(netns, name)?.mac).context("an address")
-}
-
 /// Sends frames as a pod's own, whatever they say of their sender.
 struct Spoofer {
     socket: FrameSocket,
@@ -64,8 +60,8 @@ impl Spoofer {
         Ok(Self {
             socket: FrameSocket::open(pod.netns(), "eth0")?,
             stations: [
-                mac(pod.netns(), "eth0")?,
-                mac(bed.node().netns(), pod.veth())?,
+                counters::mac(pod.netns(), "eth0")?,
+                counters::mac(bed.node().netns(), pod.veth())?,
             ],
         })
     }

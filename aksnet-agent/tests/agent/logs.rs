@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use xtask::testbed::{
     Testbed, counters,
-    frame::{Frame, Packet, parse_mac},
+    frame::{Frame, Packet},
     traffic::{FrameSocket, Tcp, TcpServer},
 };
 
@@ -16,11 +16,8 @@ use crate::life::{Agent, Home, eventually, turn};
 /// Sends a datagram from a pod that ends within its UDP header.
 fn send_damaged(bed: &Testbed) -> Result<()> {
     let (client, web) = (bed.pod(0), bed.pod(1));
-    let mac = |netns: &xtask::testbed::Netns, name: &str| -> Result<_> {
-        parse_mac(&counters::link(netns, name)?.mac).context("an address")
-    };
-    let from = mac(client.netns(), "eth0")?;
-    let to = mac(bed.node().netns(), client.veth())?;
+    let from = counters::mac(client.netns(), "eth0")?;
+    let to = counters::mac(bed.node().netns(), client.veth())?;
     let ends = |ip| SocketAddr::new(ip, 53);
     let packet = Packet::udp(ends(client.ip()), ends(web.ip()), b"whole");
     let mut frame = Frame::new(from, to, packet).build();

@@ -15,6 +15,8 @@ mod truth;
 
 mod line;
 
+mod quiet;
+
 mod cluster;
 
 mod browser;

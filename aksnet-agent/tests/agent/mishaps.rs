@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 use xtask::testbed::{
     Backend, Builder, Engine, Proxy, Testbed,
     api::objects,
     counters,
     enforce::{Allow, Isolation, Side},
-    frame::{self, Frame, Packet},
+    frame::{Frame, Packet},
     mishap::{self, handshake, handshake::Outcome},
     traffic::FrameSocket,
 };
@@ -188,17 +188,13 @@ fn a_drop_that_nothing_explains_says_where_in_the_kernel_it_happened() -> Result
     let _api = cluster::start(&bed)?;
     let agent = Agent::start(&bed, &home, cluster::flags(&bed, &home)?)?;
     let (pod, web) = (bed.pod(0), bed.pod(1));
-    let mac = |netns, name: &str| -> Result<[u8; 6]> {
-        let mac = counters::link(netns, name)?.mac;
-        frame::parse_mac(&mac).with_context(|| format!("{mac} is no address"))
-    };
     let datagram = Packet::udp(
         (pod.ip(), 40_000).into(),
         (web.ip(), 9_000).into(),
         b"whatever",
     );
-    let gateway = mac(bed.node().netns(), pod.veth())?;
-    let mut octets = Frame::new(mac(pod.netns(), "eth0")?, gateway, datagram).build();
+    let gateway = counters::mac(bed.node().netns(), pod.veth())?;
+    let mut octets = Frame::new(counters::mac(pod.netns(), "eth0")?, gateway, datagram).build();
     // The IP header's checksum: the node throws such a packet away before it looks any further.
     octets[24] ^= 0xff;
     let socket = FrameSocket::open(pod.netns(), "eth0")?;

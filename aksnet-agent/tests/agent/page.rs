@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use xtask::testbed::{
     Engine, PolicyRule, Service, Testbed, Verdict, counters,
-    frame::{Frame, Packet, parse_mac},
+    frame::{Frame, Packet},
     traffic::{Connect, FrameSocket, TcpServer, connect},
 };
 
@@ -315,11 +315,8 @@ fn five_thousand_flows_are_paged_through() -> Result<()> {
     agent.await_ready()?;
     // Somebody has to take them, or each would be answered by an ICMP error.
     let _silent = web.netns().run(|| Ok(UdpSocket::bind((web.ip(), 9))?))?;
-    let mac = |netns: &xtask::testbed::Netns, name: &str| {
-        parse_mac(&counters::link(netns, name)?.mac).context("an address")
-    };
-    let from = mac(client.netns(), "eth0")?;
-    let to = mac(bed.node().netns(), client.veth())?;
+    let from = counters::mac(client.netns(), "eth0")?;
+    let to = counters::mac(bed.node().netns(), client.veth())?;
     let socket = FrameSocket::open(client.netns(), "eth0")?;
     for port in 20_000..25_200 {
         let source = SocketAddr::new(client.ip(), port);

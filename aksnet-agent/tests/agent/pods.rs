@@ -16,7 +16,8 @@ use xtask::testbed::{
 
 use crate::{
     life::{Agent, Home, eventually, plan_flags, turn},
-    truth::{Truth, count_own},
+    quiet::Quiet,
+    truth::count_own,
 };
 
 /// A new pod is watched within this time.
@@ -108,15 +109,10 @@ fn new_pods_are_watched_within_a_second_and_deleted_ones_vanish() -> Result<()> 
 #[test]
 fn a_rollout_of_sixty_pods_up_and_down_leaves_every_count_right() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
-    let bed = Testbed::azure_overlay().offloads(false).build()?;
-    let (client, web) = (bed.pod(0), bed.pod(1));
-    let server = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
-    count_own(&bed)?;
-    Tcp::to(server.address()).run(client.netns())?;
-    bed.settle()?;
-    bed.pin_neighbours()?;
+    let quiet = Quiet::build()?;
+    let (bed, server, client) = (&quiet.bed, &quiet.server, quiet.bed.pod(0));
     let home = Home::new()?;
-    let agent = Agent::start(&bed, &home, plan_flags(&bed))?;
+    let agent = Agent::start(bed, &home, plan_flags(bed))?;
     let before: BTreeSet<String> = agent.attached()?.into_iter().collect();
 
     let (done, made) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -171,24 +167,7 @@ fn a_rollout_of_sixty_pods_up_and_down_leaves_every_count_right() -> Result<()> 
     );
 
     // What stayed is still counted to the packet.
-    let (was, truth) = (scrape, Truth::now(&bed)?);
-    Tcp::to(server.address())
-        .connections(50)
-        .run(client.netns())?;
-    server.settle()?;
-    let is = agent.settled()?;
-    let truth = Truth::now(&bed)?.since(truth);
-    for (metric, counted) in [
-        ("aksnet_flow_packets_total", truth.packets),
-        ("aksnet_flow_bytes_total", truth.bytes),
-        ("aksnet_flow_connections_total", 50),
-    ] {
-        assert_eq!(
-            is.count(metric, &[]) - was.count(metric, &[]),
-            counted,
-            "{metric}"
-        );
-    }
+    quiet.is_counted(&agent, 50)?;
     let complaints = agent.complaints();
     assert!(complaints.is_empty(), "{complaints:?}");
     agent.stop(Signal::SIGTERM)?;

@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
 use xtask::testbed::{
-    Testbed,
-    frame::{Frame, Packet, parse_mac},
+    Testbed, counters,
+    frame::{Frame, Packet},
     traffic::{Connect, FrameSocket, ShortConnections, Tcp, TcpServer, Udp, UdpServer, connect},
 };
 
@@ -253,11 +253,8 @@ fn sixty_thousand_live_flows_fit_in_64_mebibytes() -> Result<()> {
 
     // Somebody has to take them, or each would be answered by an ICMP error.
     let _silent = web.netns().run(|| Ok(UdpSocket::bind((web.ip(), 9))?))?;
-    let mac = |netns: &xtask::testbed::Netns, name: &str| -> Result<_> {
-        parse_mac(&xtask::testbed::counters::link(netns, name)?.mac).context("an address")
-    };
-    let from = mac(client.netns(), "eth0")?;
-    let to = mac(bed.node().netns(), client.veth())?;
+    let from = counters::mac(client.netns(), "eth0")?;
+    let to = counters::mac(bed.node().netns(), client.veth())?;
     let socket = FrameSocket::open(client.netns(), "eth0")?;
     for round in 0..3 {
         for port in 2_000..62_000 {

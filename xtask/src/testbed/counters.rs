@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
+use super::frame::{Mac, parse_mac};
 use super::netns::Netns;
 
 /// An interface with its counters.
@@ -49,6 +50,15 @@ pub fn link(netns: &Netns, name: &str) -> Result<LinkCounters> {
     parse_links(&netns.output("ip", ["-s", "-j", "link", "show", "dev", name])?)?
         .pop()
         .context("ip names the link")
+}
+
+/// An interface's hardware address.
+///
+/// # Errors
+/// When there is no such interface, or it has none.
+pub fn mac(netns: &Netns, name: &str) -> Result<Mac> {
+    let text = link(netns, name)?.mac;
+    parse_mac(&text).with_context(|| format!("{name} has no hardware address, but '{text}'"))
 }
 
 fn parse_links(json: &str) -> Result<Vec<LinkCounters>> {
