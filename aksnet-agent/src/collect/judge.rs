@@ -409,7 +409,7 @@ impl Collector {
         let (labels, verdict) = self.labels(source, sweep, cell);
         let handles = sweep.families.flow.handles(labels);
         let nameless = verdict.client.awaits_name() || verdict.server.awaits_name();
-        if nameless && !self.seen[cell as usize].has(NAMELESS) {
+        if nameless {
             self.nameless.push(cell);
         }
         let seen = &mut self.seen[cell as usize];
@@ -424,10 +424,7 @@ impl Collector {
 
     /// Asks again who the flows' ends are that had no name when they were judged.
     pub(super) fn ask_for_names<S: Source>(&mut self, source: &S, sweep: &mut Sweep) {
-        let mut nameless = std::mem::take(&mut self.nameless);
-        // The oldest wait longest, and each sweep asks for so many at the most.
-        let later = nameless.split_off(nameless.len().min(NAMES_PER_SWEEP));
-        for &cell in &nameless {
+        for cell in self.nameless.take(NAMES_PER_SWEEP) {
             let index = cell as usize;
             if !self.seen[index].has(NAMELESS) {
                 continue;
@@ -438,12 +435,10 @@ impl Collector {
                 .monotonic_ns
                 .saturating_sub(source.hot(cell).first_ns);
             if age < NAME_AGE_NS {
-                // Puts it back on the list, if it still has none.
+                // Puts it at the end of the line, if it still has none.
                 self.bind(source, sweep, cell);
             }
         }
-        let again = std::mem::replace(&mut self.nameless, later);
-        self.nameless.extend(again);
     }
 
     /// Adds what is seldom enough to look its series up each time.

@@ -22,6 +22,8 @@ mod fold;
 
 mod judge;
 
+mod waiting;
+
 mod remains;
 
 mod dropped;

@@ -23,6 +23,7 @@ use super::{
     remains::Orphans,
     report::{Accounted, Circumstances, CollectConfig, Found, Now, SweepReport},
     source::Source,
+    waiting::Waiting,
 };
 use crate::{
     classify::Whois,
@@ -116,7 +117,7 @@ pub struct Collector {
     /// What was judged by: the plan's number and the index's generation; `None` before the first sweep.
     judged_by: Option<(u64, u64)>,
     /// Flows of pods whose names were not known when they were judged.
-    pub(super) nameless: Vec<u32>,
+    pub(super) nameless: Waiting,
     /// The flows of so many cells, from this one on, were judged by an older plan.
     stale: (u32, u32),
 }
@@ -168,7 +169,7 @@ impl Collector {
             now: Now::default(),
             interval_ms: 0,
             judged_by: None,
-            nameless: Vec::new(),
+            nameless: Waiting::default(),
             stale: (0, 0),
         }
     }

@@ -3,7 +3,8 @@
 //! Level-triggered: a notification only says *that* something changed; what is so now is always read by a
 //! dump. So no message format, order or loss can leave a wrong picture: after an overrun, an error, and
 //! every [`RECONCILE`] all of it is read again. A rollout changes hundreds of links in a second, so changes
-//! that follow each other within [`DEBOUNCE`] are read together, and dumps take at most a tenth of the time.
+//! that follow each other within [`DEBOUNCE`] are read together, and dumps take at most a tenth of the time, unless
+//! that would keep a new pod waiting for longer than [`LONGEST_PAUSE`].
 
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use super::{Snapshot, netlink::Netlink};
 
 /// Changes this close together are read together.
 pub const DEBOUNCE: Duration = Duration::from_millis(20);
+/// Between two dumps, at the most: what is left of the second in which a new pod is to be watched has to do for the
+/// attachments.
+pub const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// Everything is read again this often, whatever was or was not notified.
 pub const RECONCILE: Duration = Duration::from_secs(30);
 /// After a failure.
@@ -183,8 +187,7 @@ impl Follower {
         if read.is_err() {
             self.dirty = Dirty::ALL;
         }
-        // At most a tenth of the time is spent on dumps.
-        self.due = Instant::now() + 9 * begun.elapsed();
+        self.due = Instant::now() + pause_after(begun.elapsed());
         read
     }
 
@@ -221,6 +224,12 @@ impl Follower {
             }
         }
     }
+}
+
+/// At most a tenth of the time is spent on dumps, but nothing waits for long: on a busy machine, a dump can take much of
+/// a second for want of a processor.
+fn pause_after(dump: Duration) -> Duration {
+    (9 * dump).min(LONGEST_PAUSE)
 }
 
 fn replace<T: PartialEq>(old: &mut T, new: T) -> bool {
@@ -279,6 +288,15 @@ mod tests {
         .interfaces()
         .map(|i| i.name.clone())
         .collect()
+    }
+
+    #[test]
+    fn a_slow_dump_does_not_keep_new_pods_waiting() {
+        assert_eq!(
+            pause_after(Duration::from_millis(2)),
+            Duration::from_millis(18)
+        );
+        assert_eq!(pause_after(Duration::from_secs(2)), LONGEST_PAUSE);
     }
 
     #[test]
