@@ -15,7 +15,7 @@ use crate::{
     cli::{REVISION, VERSION},
     config::Effective,
     live::Health,
-    node::Node,
+    node::{Node, knowledge::What},
 };
 
 /// A life that has not turned for so long beyond its interval is stuck.
@@ -240,11 +240,25 @@ fn interfaces(node: &Node, attachments: &Attachments) -> Value {
     json!({"watched": watched, "passed_over": passed_over})
 }
 
+/// What the node knows of addresses. Of single pods, how many: `/status` is for whoever reaches the port.
 fn plan(node: &Node) -> Value {
-    node.facts
+    let (pods, others): (Vec<_>, Vec<_>) = node
+        .facts
+        .iter()
+        .partition(|fact| matches!(fact.what, What::LocalPod(_)));
+    let mut shown: Vec<Value> = others
         .iter()
         .map(|f| json!({"is": f.what.name(), "net": f.net, "source": f.source}))
-        .collect()
+        .collect();
+    if let Some(pod) = pods.first() {
+        let v4 = pods.iter().filter(|f| f.net.addr().is_ipv4()).count();
+        shown.push(json!({
+            "is": pod.what.name(),
+            "addresses": {"v4": v4, "v6": pods.len() - v4},
+            "source": "routes to single addresses on pods' interfaces",
+        }));
+    }
+    shown.into()
 }
 
 #[cfg(test)]
@@ -291,5 +305,30 @@ mod tests {
         assert!(plan.contains(&json!({
             "is": "local_pod_cidr", "net": "10.244.0.0/24", "source": "subnet of bridge cbr0"
         })));
+    }
+
+    #[test]
+    fn status_counts_pods_and_does_not_list_their_addresses() {
+        let mut node = Node::describe(
+            &node::tests::kubenet(),
+            &Config::default(),
+            "aks-1",
+            &node::Context::default(),
+        );
+        for pod in ["10.244.0.7/32", "10.244.0.8/32", "fd00::7/128"] {
+            node.facts.push(node::knowledge::Fact {
+                what: What::LocalPod(9),
+                net: pod.parse().unwrap(),
+                source: "route on azv1".to_owned(),
+            });
+        }
+        let shown = plan(&node);
+        assert!(!shown.to_string().contains("10.244.0.7"), "{shown}");
+        let of = |is: &str| {
+            let plan = shown.as_array().unwrap();
+            plan.iter().find(|fact| fact["is"] == is).cloned().unwrap()
+        };
+        assert_eq!(of("local_pod")["addresses"], json!({"v4": 2, "v6": 1}));
+        assert!(of("local_pod_cidr")["net"].is_string());
     }
 }

@@ -1,16 +1,18 @@
 //! `aksnet-agent explain`: verdicts, reasons and exit codes, by the binary, from manifests and from an API server.
-//! Nothing here needs root.
+//! Nothing here needs root, and nothing has a capability.
 
 use std::{
     fs,
     io::Write as _,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Output, Stdio},
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 use xtask::testbed::api::{ApiServer, Fault, Verb, objects};
+
+mod privilege;
 
 /// The shop: a frontend may talk to web, web to the database, and nobody else to either.
 const SHOP: &str = r"
@@ -128,7 +130,7 @@ struct Answer {
 }
 
 fn run(args: &[&str], input: &str) -> Answer {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_aksnet-agent"))
+    let mut child = privilege::unprivileged()
         .arg("explain")
         .args(args)
         .env_clear()

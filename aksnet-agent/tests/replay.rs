@@ -1,15 +1,18 @@
-//! `aksnet-agent replay`: by the binary, from captures that a writer of this file's own made. Nothing here needs root.
+//! `aksnet-agent replay`: by the binary, from captures that a writer of this file's own made. Nothing here needs root, and nothing
+//! has a capability.
 
 use std::{
     fs,
     io::Write as _,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Output, Stdio},
 };
 
 use flate2::{Compression, write::GzEncoder};
 use serde_json::Value;
 use tempfile::TempDir;
+
+mod privilege;
 
 const POD: [u8; 4] = [10, 244, 0, 5];
 const WEB: [u8; 4] = [10, 244, 0, 7];
@@ -228,7 +231,7 @@ impl Case {
     }
 
     fn replay(path: &Path, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_aksnet-agent"))
+        privilege::unprivileged()
             .arg("replay")
             .arg(path)
             .args(args)

@@ -307,6 +307,149 @@ fn only_the_owner_may_open_it() {
     });
 }
 
+#[test]
+fn whoever_is_not_the_owner_is_told_so() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: becoming somebody else needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = dir.path().join("aksnet-agent");
+    fs::copy(env!("CARGO_BIN_EXE_aksnet-agent"), &binary).unwrap();
+    let path = dir.path().join("agent.sock");
+    let socket = path.clone();
+    with_server(&path, move || {
+        let asks = |command: &[&str]| {
+            std::process::Command::new("setpriv")
+                .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+                .arg(&binary)
+                .args(command)
+                .arg("--socket")
+                .arg(&socket)
+                .output()
+                .unwrap()
+        };
+        for command in [
+            &["top", "--raw", "--count", "1"][..],
+            &["drops", "--recent"],
+            &["flows"],
+            &["doctor"],
+        ] {
+            let output = asks(command);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(77), "{command:?}: {said}");
+            let line = format!("cannot open the agent's socket {}", socket.display());
+            assert!(said.contains(&line), "{command:?}: {said}");
+            assert!(said.contains("run as root"), "{command:?}: {said}");
+            assert!(output.stdout.is_empty(), "{command:?}");
+        }
+    });
+}
+
+/// Asks again and again, or once for what does not end, and does not read.
+fn deaf(path: &Path, request: &str, again: bool) -> UnixStream {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    // Until the agent takes no more of it, as it waits for us to read.
+    let mut refused = 0;
+    while again && refused < 20 {
+        // A part of a request is no less for the agent to take.
+        let taken = stream.write(request.as_bytes()).unwrap_or(0);
+        if taken > 0 {
+            refused = 0;
+        } else {
+            refused += 1;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    stream
+}
+
+#[test]
+fn clients_that_never_read_hold_up_nobody_and_are_so_many_and_no_more() {
+    const MOST: usize = 64;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.sock");
+    let (socket, log) = (path.clone(), Arc::<DropLog>::default());
+    with_log(&path, log.clone(), move || {
+        // One request is a few bytes and its answer is kilobytes, so what is said stays below what a client may say.
+        let requests = [
+            ("\"status\"\n", true),
+            ("\"session\"\n", true),
+            ("{\"drops\":{\"recent\":true}}\n", false),
+        ];
+        let mut deafs: Vec<UnixStream> = (0..MOST - 1)
+            .map(|n| requests[n % requests.len()])
+            .map(|(request, again)| deaf(&socket, request, again))
+            .collect();
+        // What happens meanwhile is published without waiting for them.
+        for n in 0..20_000 {
+            log.publish([dropped(n)]);
+        }
+        let status = Client::connect(&socket).unwrap().unwrap().status().unwrap();
+        assert_eq!(status["ready"], false);
+        // The one before may not be noticed to have gone yet.
+        let mut looks = (0..500)
+            .find_map(|_| {
+                std::thread::sleep(Duration::from_millis(20));
+                let client = Client::connect(&socket).unwrap().unwrap();
+                let mut looks = client.top(query()).ok()?;
+                looks.next().unwrap().is_ok().then_some(looks)
+            })
+            .expect("a place is left");
+
+        // That was the last place.
+        let mut refused = String::new();
+        let one_more = UnixStream::connect(&socket).unwrap();
+        let patience = Some(Duration::from_secs(30));
+        one_more.set_read_timeout(patience).unwrap();
+        BufReader::new(&one_more).read_line(&mut refused).unwrap();
+        assert!(
+            refused.contains("64 clients are being answered"),
+            "{refused}"
+        );
+        let failure = Client::connect(&socket)
+            .unwrap()
+            .unwrap()
+            .status()
+            .unwrap_err();
+        assert!(failure.to_string().contains("64 clients"), "{failure}");
+
+        deafs.truncate(1);
+        let served = (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            Client::connect(&socket).unwrap().unwrap().status().is_ok()
+        });
+        assert!(served, "those who have gone make room");
+        assert!(looks.next().unwrap().is_ok());
+    });
+}
+
+#[test]
+fn silence_garbage_and_endless_lines_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.sock");
+    let socket = path.clone();
+    with_server(&path, move || {
+        let silent = UnixStream::connect(&socket).unwrap();
+        let mut endless = UnixStream::connect(&socket).unwrap();
+        let line = vec![b'x'; 1 << 16];
+        let mut sent = 0usize;
+        while sent < 256 << 20 && endless.write_all(&line).is_ok() {
+            sent += line.len();
+        }
+        assert!(sent < 256 << 20, "{sent} bytes were taken");
+        let mut garbage = UnixStream::connect(&socket).unwrap();
+        let _closed = garbage.write_all(&[0xff; 1000]);
+        let _closed = garbage.write_all(b"\n");
+        let status = Client::connect(&socket).unwrap().unwrap().status().unwrap();
+        assert_eq!(status["ready"], false);
+        drop(silent);
+    });
+}
+
 #[tokio::test]
 async fn a_living_agents_socket_is_respected_and_a_dead_ones_replaced() {
     let dir = tempfile::tempdir().unwrap();

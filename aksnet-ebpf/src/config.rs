@@ -3,6 +3,7 @@
 
 use aksnet_common::probe_config::{Offsets, Settings};
 
+// SAFETY: the only symbol of this name in the object; the agent sets it by that.
 #[unsafe(no_mangle)]
 static SETTINGS: Settings = Settings {
     hash_seed: 0,
@@ -15,6 +16,7 @@ static SETTINGS: Settings = Settings {
     noise: [0; 4],
 };
 
+// SAFETY: as above.
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = Offsets {
     skb_len: 0,

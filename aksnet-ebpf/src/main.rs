@@ -52,6 +52,7 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
 }
 
 /// GPL-compatible, as helpers like `bpf_probe_read_kernel` ask for it.
+// SAFETY: the only symbol of this name, in the section from which the licence is read.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

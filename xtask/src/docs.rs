@@ -1,5 +1,5 @@
-//! `cargo xtask docs`: the page that is made from the agent's command line, and whether every link between pages
-//! leads somewhere.
+//! `cargo xtask docs`: the pages that are made from the agent's command line and from its unsafe code, and whether every
+//! link between pages leads somewhere.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,27 +11,18 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::say;
+use crate::{inventory, say};
 
-/// The page that is written.
+/// The command line's page.
 const PAGE: &str = "docs/cli.md";
 
-/// Writes the page, or with `check` only compares it; then follows the links of all pages.
+/// Writes the pages, or with `check` only compares it; then follows the links of all pages.
 ///
 /// # Errors
-/// When the page is not up to date, or a link leads nowhere. All of them are named.
+/// When a page is not up to date, or a link leads nowhere. All of them are named.
 pub fn run(root: &Path, agent: &Path, check: bool) -> Result<()> {
-    let page = cli_page(agent)?;
-    let path = root.join(PAGE);
-    let is = fs::read_to_string(&path).unwrap_or_default();
-    if is == page {
-        say::step(&format!("docs: {PAGE} is as the command line"));
-    } else if check {
-        bail!("{PAGE} is not as the command line; write it with `cargo xtask docs`");
-    } else {
-        fs::write(&path, page).with_context(|| format!("cannot write {PAGE}"))?;
-        say::step(&format!("docs: {PAGE} written"));
-    }
+    put(root, PAGE, &cli_page(agent)?, check)?;
+    put(root, inventory::PAGE, &inventory::page(root)?, check)?;
     let pages = pages(root)?;
     let broken = broken_links(root, &pages)?;
     ensure!(
@@ -43,6 +34,21 @@ pub fn run(root: &Path, agent: &Path, check: bool) -> Result<()> {
         "docs: the links of {} pages lead somewhere",
         pages.len()
     ));
+    Ok(())
+}
+
+/// Writes a page, or with `check` only compares it.
+fn put(root: &Path, name: &str, page: &str, check: bool) -> Result<()> {
+    let path = root.join(name);
+    let is = fs::read_to_string(&path).unwrap_or_default();
+    if is == page {
+        say::step(&format!("docs: {name} is up to date"));
+    } else if check {
+        bail!("{name} is not up to date; write it with `cargo xtask docs`");
+    } else {
+        fs::write(&path, page).with_context(|| format!("cannot write {name}"))?;
+        say::step(&format!("docs: {name} written"));
+    }
     Ok(())
 }
 

@@ -29,6 +29,8 @@ pub mod fuzz;
 // What readers have.
 pub mod docs;
 
+pub mod inventory;
+
 // What is installed: the image, and the manifests as they are rendered.
 pub mod image;
 

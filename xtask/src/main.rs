@@ -1,4 +1,4 @@
-//! `cargo xtask TASK`: setup, demo, test, fuzz, bench, docs, dashboards, panels, image, clean.
+//! `cargo xtask TASK`: setup, demo, test, fuzz, bench, docs, dashboards, panels, image, sbom, clean.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -68,9 +68,9 @@ enum Task {
         #[arg(long, value_name = "PATH")]
         agent: Option<PathBuf>,
     },
-    /// Write docs/cli.md from the command line, and follow the links between all pages
+    /// Write docs/cli.md from the command line and docs/unsafe.md from the sources, and follow the links between all pages
     Docs {
-        /// Write nothing; fail where the page is not up to date
+        /// Write nothing; fail where a page is not up to date
         #[arg(long)]
         check: bool,
     },
@@ -86,6 +86,15 @@ enum Task {
         #[arg(long, value_name = "DIR", conflicts_with = "output")]
         files: Option<PathBuf>,
         /// Where the archive goes [default: target/image/aksnet-ARCH.tar]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Write what is linked into the agent as a bill of materials (JSON as `CycloneDX` has it), as it is in the image
+    Sbom {
+        /// The machine the agent is for: amd64 or arm64 [default: this one]
+        #[arg(long, value_name = "ARCH")]
+        arch: Option<image::machine::Machine>,
+        /// Where it goes [default: standard output]
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
@@ -153,6 +162,7 @@ fn run(task: Task) -> Result<()> {
             files,
             output,
         }),
+        Task::Sbom { arch, output } => image::sbom::run(arch, output.as_deref()),
         Task::Dashboards { check } => dashboards::run(check),
         Task::Panels => dashboards::draw(),
         Task::Clean => {

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
-    admin,
+    admin::{self, Door, Limits},
     agent::{Agent, Load},
     board::Board,
     cli::{REVISION, VERSION},
@@ -46,6 +46,8 @@ async fn run_until(
     // Before anything is attached: these are the errors of a second agent started by mistake.
     let listener = admin::bind(config.listen).await?;
     let address = listener.local_addr().or_exit(Exit::Os)?;
+    let door = Door::of(config).await?;
+    let scheme = door.scheme();
     let claim = Claim::take(&config.socket)?;
     let place = Place::take(config.page, config.listen).await;
     let board = Arc::new(Board::new(effective));
@@ -72,7 +74,14 @@ async fn run_until(
             (admin::index(&line), Some(tokio::spawn(page)))
         }
     };
-    let admin = admin::serve(listener, board.clone(), agent.metrics(), root, drained());
+    let admin = admin::serve(
+        listener,
+        board.clone(),
+        agent.metrics(),
+        root,
+        (door, Limits::default()),
+        drained(),
+    );
     let servers = tokio::spawn(admin);
     let servers = async move {
         let _ended = servers.await;
@@ -85,7 +94,10 @@ async fn run_until(
         let (claim, top) = (claim.clone(), agent.top());
         async move { claim.serve(board, top).await }
     });
-    tracing::info!("serving http://{address}/ and {}", config.socket.display());
+    tracing::info!(
+        "serving {scheme}://{address}/ and {}",
+        config.socket.display()
+    );
 
     let lived = agent.live(stop).await;
     if let Ok(signal) = &lived {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr};
 use ipnet::IpNet;
 
 use super::{
-    Config,
+    Config, Kubernetes, MetricsAuth,
     settings::{Arity, SETTINGS, Setting},
     suggest,
 };
@@ -253,7 +253,55 @@ pub fn merge(layers: Vec<Vec<Given>>) -> Result<Effective, ConfigError> {
         values.insert(key, given.values);
     }
     one_meaning_per_range(&values)?;
+    what_goes_together(&effective.config, &values)?;
     Ok(effective)
+}
+
+/// Settings that mean nothing, or something dangerous, without another.
+fn what_goes_together(
+    config: &Config,
+    values: &BTreeMap<&'static str, Values>,
+) -> Result<(), ConfigError> {
+    let (cert, key) = (config.tls_cert.is_some(), config.tls_key.is_some());
+    let token = config.metrics_auth == MetricsAuth::Token;
+    let api = config.kubernetes != Kubernetes::Off;
+    for (wrong, key, message) in [
+        (
+            cert && !key,
+            "tls_cert",
+            "takes its private key, too: tls_key",
+        ),
+        (
+            key && !cert,
+            "tls_key",
+            "takes its certificate, too: tls_cert",
+        ),
+        (
+            config.tls_client_ca.is_some() && !cert,
+            "tls_client_ca",
+            "clients show certificates over TLS only: set tls_cert and tls_key",
+        ),
+        (
+            token && !cert,
+            "metrics_auth",
+            "tokens would cross the network for all to read: set tls_cert and tls_key",
+        ),
+        (
+            token && !api,
+            "metrics_auth",
+            "tokens are reviewed by the API server, and kubernetes is off",
+        ),
+    ] {
+        if wrong {
+            let given = values.get(key).and_then(|values| values.first());
+            return Err(ConfigError {
+                place: given.map_or(Place::Flag, |(_, place)| place.clone()),
+                key: Some(key),
+                message: message.to_owned(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The same range cannot be two things. A range within another is fine: the narrower one wins. Nodes may have the
@@ -412,6 +460,29 @@ mod tests {
             e.to_string()
                 .starts_with("f.toml:1: flow_cells: 1000 is not a power of two")
         );
+    }
+
+    #[test]
+    fn what_means_nothing_without_another_is_refused_with_the_other() {
+        let said =
+            |text: &str| merge(vec![file::read("f", text).unwrap()]).map_err(|e| e.to_string());
+        let both = "tls_cert='c'\ntls_key='k'\n";
+        assert!(said(both).is_ok());
+        assert!(said(&format!("{both}metrics_auth='token'\ntls_client_ca='a'")).is_ok());
+        for (text, place, other) in [
+            ("tls_cert='c'", "f:1: tls_cert: ", "tls_key"),
+            ("\ntls_key='k'", "f:2: tls_key: ", "tls_cert"),
+            ("tls_client_ca='a'", "f:1: tls_client_ca: ", "tls_cert"),
+            ("metrics_auth='token'", "f:1: metrics_auth: ", "tls_cert"),
+            (
+                &format!("{both}metrics_auth='token'\nkubernetes='off'"),
+                "f:3: metrics_auth: ",
+                "kubernetes is off",
+            ),
+        ] {
+            let error = said(text).unwrap_err();
+            assert!(error.starts_with(place) && error.contains(other), "{error}");
+        }
     }
 
     #[test]

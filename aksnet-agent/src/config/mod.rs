@@ -44,6 +44,14 @@ pub use merge::{ConfigError, Effective, Origin};
 pub struct Config {
     /// Where the admin HTTP server listens.
     pub listen: SocketAddr,
+    /// The certificate that it shows; `None`: no TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key.
+    pub tls_key: Option<PathBuf>,
+    /// The CAs of clients that are let in.
+    pub tls_client_ca: Option<PathBuf>,
+    /// What clients have to show.
+    pub metrics_auth: MetricsAuth,
     /// Where the page for people is served; `None`: nowhere.
     pub page: Option<SocketAddr>,
     /// The local socket that `top` reads from.
@@ -141,6 +149,10 @@ impl Default for Config {
         let metrics = MetricsConfig::default();
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9435)),
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
+            metrics_auth: MetricsAuth::Off,
             page: Some(SocketAddr::from(([127, 0, 0, 1], 9436))),
             socket: PathBuf::from("/run/aksnet/agent.sock"),
             uplink: Vec::new(),
@@ -284,6 +296,16 @@ named! {
         Auto = "auto",
         /// Never.
         Off = "off",
+    }
+}
+
+named! {
+    /// What those who scrape have to show.
+    MetricsAuth {
+        /// Nothing, or a certificate where `tls_client_ca` is set.
+        Off = "off",
+        /// A bearer token, which the API server reviews.
+        Token = "token",
     }
 }
 

@@ -4,7 +4,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{Attach, BpfLog, Config, ConntrackMode, Imds, Kubernetes, LogFormat, duration, value};
+use super::{
+    Attach, BpfLog, Config, ConntrackMode, Imds, Kubernetes, LogFormat, MetricsAuth, duration,
+    value,
+};
+use crate::admin::named;
 use crate::identify::runtime::Place;
 use crate::node::pattern::Pattern;
 
@@ -87,6 +91,10 @@ fn texts<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
 }
 
+fn path(path: Option<&PathBuf>) -> Vec<String> {
+    text(path.map(|path| path.display()))
+}
+
 fn text<T: ToString>(value: Option<T>) -> Vec<String> {
     vec![value.map_or_else(String::new, |v| v.to_string())]
 }
@@ -120,6 +128,42 @@ pub static SETTINGS: &[Setting] = &[
         "Where /metrics, /live, /ready and /status are served",
         |v| value::listen(&v[0])?,
         |c| vec![c.listen.to_string()]
+    ),
+    setting!(
+        tls_cert,
+        "PATH",
+        One,
+        OUTPUTS,
+        "A certificate (PEM, with those between it and its CA): --listen is then https; read again when it changes",
+        |v| named(&v[0]),
+        |c| path(c.tls_cert.as_ref())
+    ),
+    setting!(
+        tls_key,
+        "PATH",
+        One,
+        OUTPUTS,
+        "The private key of --tls-cert (PEM)",
+        |v| named(&v[0]),
+        |c| path(c.tls_key.as_ref())
+    ),
+    setting!(
+        tls_client_ca,
+        "PATH",
+        One,
+        OUTPUTS,
+        "CAs (PEM): all but /live and /ready is then for clients with a certificate of one of them",
+        |v| named(&v[0]),
+        |c| path(c.tls_client_ca.as_ref())
+    ),
+    setting!(
+        metrics_auth,
+        "off|token",
+        One,
+        OUTPUTS,
+        "token: all but /live and /ready is then for bearer tokens that may get the path, as the API server says",
+        |v| value::choice(&v[0], MetricsAuth::NAMES, MetricsAuth::from_name)?,
+        |c| vec![c.metrics_auth.name().to_owned()]
     ),
     setting!(
         page,

@@ -66,6 +66,15 @@ pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
 
 pub(super) fn http_url(text: &str) -> Result<String, String> {
     let uri = text.parse::<hyper::Uri>().ok();
+    let secret = |uri: &hyper::Uri| {
+        uri.query().is_some() || uri.authority().is_some_and(|a| a.as_str().contains('@'))
+    };
+    // Settings are shown, in the log and in `/status`; so the message does not show this one.
+    if uri.as_ref().is_some_and(secret) {
+        return Err(
+            "an address with a user, a password or a query is not taken, as settings are shown; leave that out".to_owned(),
+        );
+    }
     let good = uri.is_some_and(|uri| {
         uri.scheme_str() == Some("http") && uri.host().is_some_and(|h| !h.is_empty())
     });
@@ -83,9 +92,7 @@ pub(super) fn otlp_url(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Ok(String::new());
     }
-    http_url(text).map_err(|_| {
-        format!("'{text}' is no http address; write for example http://127.0.0.1:4318")
-    })
+    http_url(text).map_err(|error| error.replace("localhost:10090", "127.0.0.1:4318"))
 }
 
 pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
@@ -315,6 +322,20 @@ mod tests {
         for nowhere in ["", "/", "/run/aksnet/", ".."] {
             assert!(socket(nowhere).is_err(), "{nowhere:?}");
         }
+    }
+
+    #[test]
+    fn an_address_with_a_secret_in_it_is_neither_taken_nor_repeated() {
+        for url in ["http://me:hunter2@host:1", "http://host/?token=hunter2"] {
+            for error in [http_url(url), otlp_url(url)].map(Result::unwrap_err) {
+                assert!(
+                    !error.contains("hunter2") && error.contains("leave"),
+                    "{error}"
+                );
+            }
+        }
+        assert!(otlp_url("http://127.0.0.1:4318/otlp").is_ok());
+        assert!(otlp_url("x").unwrap_err().contains("4318"));
     }
 
     #[test]

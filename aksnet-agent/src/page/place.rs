@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use axum::Router;
 use tokio::net::TcpListener;
 
-use crate::admin;
+use crate::admin::{self, Door, Limits};
 
 /// Where the page is.
 pub enum Place {
@@ -64,7 +64,6 @@ pub async fn serve(
     router: Router,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop)
-        .await
+    let (door, limits) = (Door::default(), Limits::default());
+    admin::serve_router(listener, router, door, limits, stop).await
 }

@@ -30,6 +30,10 @@ use crate::{
 /// A request longer than this is no request.
 const LONGEST_REQUEST: u64 = 64 * 1024;
 
+/// Clients at once. Each may cost an answer and what it is behind; those who do not read keep theirs for as long as they like,
+/// as whoever may open the socket may do worse.
+const CLIENTS: usize = 64;
+
 /// A sweep that is so late does not come.
 const NO_SWEEP: Duration = Duration::from_secs(3);
 
@@ -127,6 +131,7 @@ impl Claim {
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) if clients.len() >= CLIENTS => refuse(&stream),
                     Ok((stream, _)) => {
                         let (board, top) = (board.clone(), top.clone());
                         clients.spawn(async move {
@@ -143,6 +148,16 @@ impl Claim {
                 Some(_) = clients.join_next() => {}
             }
         }
+    }
+}
+
+/// Says so, as far as it is heard without waiting.
+fn refuse(stream: &UnixStream) {
+    tracing::debug!("a client of the socket is refused: {CLIENTS} are there");
+    let text = format!("{CLIENTS} clients are being answered; end one of them");
+    if let Ok(line) = serde_json::to_string(&Answer::Error(text)) {
+        // A fresh socket's buffer has room for it.
+        let _heard = stream.try_write(format!("{line}\n").as_bytes());
     }
 }
 

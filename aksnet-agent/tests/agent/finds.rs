@@ -114,14 +114,17 @@ fn knows_addresses(bed: &Testbed, status: &Value) -> Result<()> {
                 .any(|n| n.addr() == node && n.prefix_len() == n.max_prefix_len()),
             "the node's own address {node} is known: {plan:#?}"
         );
-        for pod in bed.node().pods() {
+        // Each by its range, or all by a route of their own: then how many is shown.
+        let counted = plan
+            .iter()
+            .find(|f| f["is"] == "local_pod")
+            .and_then(|f| f["addresses"][if family == Family::V4 { "v4" } else { "v6" }].as_u64());
+        let pods = bed.node().pods();
+        for pod in &pods {
             let pod = pod.ip_of(family);
-            let covers = |n: &ipnet::IpNet| n.contains(&pod);
             ensure!(
-                nets_of("local_pod")
-                    .iter()
-                    .chain(&nets_of("local_pod_cidr"))
-                    .any(covers),
+                nets_of("local_pod_cidr").iter().any(|n| n.contains(&pod))
+                    || counted == Some(pods.len() as u64),
                 "{pod} is known to be a pod here: {plan:#?}"
             );
         }

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::elf;
 use super::licences;
 use super::machine::Machine;
+use super::sbom;
 use crate::say;
 
 /// Where programs are. The image's PATH is this.
@@ -106,6 +107,11 @@ pub fn lay(directory: &Path, agent: &Path, machine: Machine, workspace: &Path) -
         directory,
         &format!("{doc}/aksnet/THIRD-PARTY"),
         &licences::third_party(machine)?,
+    )?;
+    write(
+        directory,
+        &format!("{doc}/aksnet/{}", sbom::FILE),
+        &sbom::text(machine)?,
     )?;
     // Of the libraries. Those of Debian's cross packages are the same sources under another name.
     for package in ["libc6", "libgcc-s1"] {

@@ -12,7 +12,7 @@ use super::machine::Machine;
 use crate::cargo;
 
 /// Crates whose code is in the binary: the agent, and the object that it carries.
-const ROOTS: [&str; 2] = ["aksnet-agent", "aksnet-ebpf"];
+pub(super) const ROOTS: [&str; 2] = ["aksnet-agent", "aksnet-ebpf"];
 
 /// How files with a licence begin.
 const NAMES: [&str; 5] = ["LICENSE", "LICENCE", "COPYING", "NOTICE", "COPYRIGHT"];
@@ -55,7 +55,7 @@ pub fn third_party(machine: Machine) -> Result<String> {
 }
 
 /// Ids of the packages that [`ROOTS`] depend on, as they are built for others to run.
-fn linked(metadata: &Value) -> Result<BTreeSet<String>> {
+pub(super) fn linked(metadata: &Value) -> Result<BTreeSet<String>> {
     let nodes = metadata["resolve"]["nodes"].as_array().context("a graph")?;
     let by_id: BTreeMap<&str, &Value> = nodes
         .iter()
@@ -77,14 +77,18 @@ fn linked(metadata: &Value) -> Result<BTreeSet<String>> {
             .get(id)
             .with_context(|| format!("{id} is not in the graph"))?;
         for dependency in node["deps"].as_array().context("a list")? {
-            let kinds = dependency["dep_kinds"].as_array().context("a list")?;
-            // `null` is a normal dependency; the others are of builds and tests.
-            if kinds.iter().any(|kind| kind["kind"].is_null()) {
+            if is_linked(dependency) {
                 open.push(dependency["pkg"].as_str().context("an id")?);
             }
         }
     }
     Ok(linked)
+}
+
+/// Whether code of a dependency is in what depends on it: `null` is a normal one, the others are of builds and tests.
+pub(super) fn is_linked(dependency: &Value) -> bool {
+    let kinds = dependency["dep_kinds"].as_array().into_iter().flatten();
+    kinds.into_iter().any(|kind| kind["kind"].is_null())
 }
 
 /// The texts that lie beside a crate's manifest.

@@ -11,6 +11,7 @@ pub mod elf;
 pub mod files;
 pub mod licences;
 pub mod machine;
+pub mod sbom;
 
 use std::fs;
 use std::path::{Path, PathBuf};

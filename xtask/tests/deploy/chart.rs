@@ -78,11 +78,28 @@ fn its_switches_are_the_components() -> Result<()> {
         ("sources.azureVnet", "host-run"),
         ("sources.containerd", "containerd-names"),
         ("nonRoot", "nonroot"),
+        ("secureMetrics.enabled", "secure-metrics"),
     ] {
         let chart = of_chart(&["--set", &format!("{switch}=true")])?;
         equal(&chart, &of_components("base", &[component])?).context(switch)?;
     }
     Ok(())
+}
+
+#[test]
+fn monitors_of_secure_metrics_are_the_same_too() -> Result<()> {
+    let values = "scrape.podMonitor=true,scrape.serviceMonitor=true,scrape.azureMonitor=true,\
+                  secureMetrics.enabled=true";
+    let components = [
+        "podmonitor",
+        "servicemonitor",
+        "azure-monitor",
+        "secure-metrics",
+    ];
+    equal(
+        &of_chart(&["--set", values])?,
+        &of_components("base", &components)?,
+    )
 }
 
 #[test]
@@ -104,6 +121,7 @@ const ALL: &str = r#"{
     "settings": {"service_cidr": "10.0.0.0/16", "flow_cells": 1048576, "pod_labels": true, "named_cidr": ["a=10.1.0.0/16", "b=10.2.0.0/16"]},
     "sources": {"kindnet": true, "azureVnet": true, "containerd": true},
     "scrape": {"annotations": true, "podMonitor": true, "serviceMonitor": true, "azureMonitor": true, "interval": "1m", "labels": {"release": "prometheus"}},
+    "secureMetrics": {"enabled": true, "secretName": "certificate", "serverName": "agents.example"},
     "rbac": {"create": true, "serviceAccountName": "watcher"},
     "priorityClassName": "",
     "updateStrategy": {"type": "OnDelete", "rollingUpdate": null},
@@ -127,6 +145,9 @@ fn with_everything_set_it_still_renders_what_the_api_server_takes() -> Result<()
     for object in objects.values() {
         schema::check(object)?;
     }
+    let endpoint = &one(&objects, "ServiceMonitor")?["spec"]["endpoints"][0];
+    assert_eq!(endpoint["tlsConfig"]["serverName"], "agents.example");
+    assert_eq!(endpoint["tlsConfig"]["ca"]["secret"]["name"], "certificate");
     let set = one(&objects, "DaemonSet")?;
     let pod = &set["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
@@ -167,6 +188,7 @@ fn values_that_mean_nothing_are_refused_by_name() -> Result<()> {
     for (values, word) in [
         (r#"{"imagee": {}}"#, "imagee"),
         (r#"{"scrape": {"podmonitor": true}}"#, "podmonitor"),
+        (r#"{"secureMetrics": {"on": true}}"#, "on"),
         (r#"{"port": "9435"}"#, "port"),
         (r#"{"port": 70000}"#, "port"),
         (r#"{"image": {"pullPolicy": "Sometimes"}}"#, "pullPolicy"),

@@ -104,6 +104,7 @@ fn it_is_small_and_holds_the_agent_and_what_it_needs() -> Result<()> {
         "usr/local/bin/aksnet-agent",
         "usr/share/doc/aksnet/LICENSE-APACHE",
         "usr/share/doc/aksnet/THIRD-PARTY",
+        "usr/share/doc/aksnet/sbom.cdx.json",
         "usr/share/doc/aksnet/ebpf/LICENSE-GPL2",
         "usr/share/doc/aksnet/ebpf/LICENSE-MIT",
         "usr/share/doc/libc6/copyright",

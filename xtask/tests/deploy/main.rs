@@ -14,3 +14,7 @@ mod image;
 mod manifests;
 
 mod pages;
+
+mod secure;
+
+mod sbom;

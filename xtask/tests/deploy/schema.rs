@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Secret, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde::de::DeserializeOwned;
@@ -20,6 +20,7 @@ pub(crate) fn check(object: &Value) -> Result<()> {
     match (text("apiVersion"), text("kind")) {
         ("v1", "Namespace") => same::<Namespace>(object),
         ("v1", "ServiceAccount") => same::<ServiceAccount>(object),
+        ("v1", "Secret") => same::<Secret>(object),
         ("v1", "Service") => same::<Service>(object),
         ("apps/v1", "DaemonSet") => same::<DaemonSet>(object),
         ("rbac.authorization.k8s.io/v1", "ClusterRole") => same::<ClusterRole>(object),
@@ -146,6 +147,10 @@ struct Endpoint {
     #[serde(skip_serializing_if = "Option::is_none")]
     params: Option<BTreeMap<String, Vec<String>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    tls_config: Option<TlsConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authorization: Option<Authorization>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     relabelings: Option<Vec<Relabeling>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metric_relabelings: Option<Vec<Relabeling>>,
@@ -166,4 +171,42 @@ struct Relabeling {
     replacement: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<String>,
+}
+
+/// `SafeTLSConfig`, which both kinds of monitors take.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct TlsConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    insecure_skip_verify: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca: Option<SecretOrConfigMap>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SecretOrConfigMap {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<Selector>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config_map: Option<Selector>,
+}
+
+/// `SafeAuthorization`.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Authorization {
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    scheme: Option<String>,
+    credentials: Selector,
+}
+
+/// A key of a Secret or a `ConfigMap` in the same namespace.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Selector {
+    name: String,
+    key: String,
 }

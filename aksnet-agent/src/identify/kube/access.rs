@@ -58,7 +58,7 @@ impl Access {
     }
 
     /// A client. None, and why, if there is none to be had. Nothing is asked of the server yet.
-    pub(super) async fn client(&self) -> Result<Result<Client, String>, Failure> {
+    pub(crate) async fn client(&self) -> Result<Result<Client, String>, Failure> {
         let mut config = match self {
             Self::Off(why) => return Ok(Err(why.clone())),
             Self::InCluster => match Config::incluster() {

@@ -9,7 +9,7 @@ pub mod resource;
 
 pub mod access;
 
-mod request;
+pub(crate) mod request;
 
 // An answer while it arrives.
 mod pages;

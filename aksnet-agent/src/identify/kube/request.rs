@@ -17,7 +17,7 @@ const LONGEST_WAIT: Duration = Duration::from_mins(1);
 
 /// What kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
+pub(crate) enum Class {
     /// The version that was asked for is no longer kept, or the token for the next page.
     Expired,
     /// The version that was asked for is newer than what the server has: it was restored, or lags behind.
@@ -34,11 +34,11 @@ pub(super) enum Class {
 
 /// Why a request failed.
 #[derive(Clone, Debug)]
-pub(super) struct Failure {
-    pub(super) class: Class,
-    pub(super) message: String,
+pub(crate) struct Failure {
+    pub(crate) class: Class,
+    pub(crate) message: String,
     /// The server asks not to be asked again for so long.
-    pub(super) wait: Option<Duration>,
+    pub(crate) wait: Option<Duration>,
 }
 
 impl Failure {
@@ -48,6 +48,11 @@ impl Failure {
             message: message.into(),
             wait: None,
         }
+    }
+
+    /// An answer, or a request, that makes no sense.
+    pub(crate) fn broken(message: impl Into<String>) -> Self {
+        Self::new(Class::Broken, message)
     }
 
     /// What a `Status` means, whether it is an answer's body or an event.
@@ -84,7 +89,7 @@ impl Failure {
 }
 
 /// An error and what it comes from, in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -107,6 +112,32 @@ pub(super) async fn open(
         .header(header::ACCEPT, "application/json")
         .body(Body::empty());
     let request = request.map_err(|error| Failure::new(Class::Broken, chain(&error)))?;
+    send(client, request, patience).await
+}
+
+/// Asks for something short, and gives all of the answer.
+pub(crate) async fn body(
+    client: &Client,
+    request: Request<Body>,
+    patience: Duration,
+    longest: usize,
+) -> Result<Vec<u8>, Failure> {
+    let mut body = send(client, request, patience).await?;
+    let mut text = Vec::new();
+    while let Some(piece) = piece(&mut body, patience).await? {
+        if text.len() + piece.len() > longest {
+            return Err(Failure::broken("the answer is too long"));
+        }
+        text.extend_from_slice(&piece);
+    }
+    Ok(text)
+}
+
+async fn send(
+    client: &Client,
+    request: Request<Body>,
+    patience: Duration,
+) -> Result<Body, Failure> {
     let answer = match timeout(patience, client.send(request)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => return Err(Failure::new(Class::Unreachable, chain(&error))),

@@ -306,6 +306,11 @@ impl View<'_> {
             })
     }
 
+    /// Whether the node has this address itself.
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.snapshot.addresses.iter().any(|a| a.ip() == address)
+    }
+
     /// The bridges that pods hang on, host routes to pods, and ranges that a routing daemon has set aside.
     fn local_pods(&self) -> Vec<Fact> {
         let mut facts = Vec::new();
@@ -347,7 +352,8 @@ impl View<'_> {
                 RouteKind::Blackhole if route.bird && !route.is_host() => {
                     facts.push(fact(What::LocalPods, route.to, "blackhole route of BIRD"));
                 }
-                RouteKind::Unicast if route.is_host() => {
+                // Not the gateway's address on each pod's interface: IPv6 has a route to that, too.
+                RouteKind::Unicast if route.is_host() && !self.is_own(route.to.addr()) => {
                     if let Some((device, _)) = route
                         .hops
                         .iter()

@@ -20,6 +20,8 @@ use crate::life::{Agent, Home, eventually, turn};
 
 mod draw;
 
+mod secure;
+
 mod server;
 
 mod trouble;

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -36,20 +37,33 @@ pub struct Prometheus<'a> {
 }
 
 impl<'a> Prometheus<'a> {
-    /// Starts it, with our rules, and waits until it answers.
+    /// Starts it, with our rules.
     pub fn start(bed: &'a Testbed, home: &Home) -> Result<Self> {
+        Self::with_jobs(bed, home, &[("aksnet", "")])
+    }
+
+    /// The same, with several jobs that scrape the agent, each in its own way: its name, and lines of its configuration.
+    pub fn with_jobs(bed: &'a Testbed, home: &Home, jobs: &[(&str, &str)]) -> Result<Self> {
         let rules = workspace().join(dashboards::rules::PLAIN);
-        let config = format!(
+        let mut config = format!(
             "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}\n\
              rule_files: ['{}']\n\
-             scrape_configs:\n\
-             - job_name: aksnet\n  \
-               static_configs:\n  \
-               - targets: ['{LISTEN}']\n    \
-                 labels: {{cluster: {CLUSTER}, instance: {}}}\n",
+             scrape_configs:\n",
             rules.display(),
-            bed.node().name()
         );
+        for (name, lines) in jobs {
+            let node = bed.node().name();
+            write!(
+                config,
+                "- job_name: {name}\n  \
+                   static_configs:\n  \
+                   - targets: ['{LISTEN}']\n    \
+                     labels: {{cluster: {CLUSTER}, instance: {node}}}\n"
+            )?;
+            for line in lines.lines() {
+                writeln!(config, "  {line}")?;
+            }
+        }
         let file = home.path().join("prometheus.yml");
         fs::write(&file, config)?;
         let (_, log) = home.log("prometheus.log")?;
@@ -100,6 +114,15 @@ impl<'a> Prometheus<'a> {
         let groups = data["groups"].as_array().context("groups")?;
         let rules = groups.iter().filter_map(|group| group["rules"].as_array());
         Ok(rules.flatten().cloned().collect())
+    }
+
+    /// Why the last scrape of a job failed; empty if it did not, or there was none.
+    pub fn scrape_error(&self, job: &str) -> Result<String> {
+        let data = self.get("/api/v1/targets?state=active")?;
+        let targets = data["activeTargets"].as_array().context("targets")?;
+        let mut theirs = targets.iter().filter(|t| t["labels"]["job"] == job);
+        let target = theirs.next().context("no such job")?;
+        Ok(target["lastError"].as_str().unwrap_or_default().to_owned())
     }
 
     fn get(&self, path: &str) -> Result<Value> {

@@ -14,6 +14,20 @@ app.kubernetes.io/name: aksnet
 - port: metrics
   path: /metrics
   interval: {{ .Values.scrape.interval }}
+  {{- if .Values.secureMetrics.enabled }}
+  scheme: https
+  tlsConfig:
+    serverName: {{ .Values.secureMetrics.serverName | default (printf "aksnet.%s.svc" .Release.Namespace) }}
+    ca:
+      secret:
+        name: {{ .Values.secureMetrics.secretName }}
+        key: ca.crt
+  authorization:
+    type: Bearer
+    credentials:
+      name: aksnet-scraper
+      key: token
+  {{- end }}
   relabelings:
     - sourceLabels: [__meta_kubernetes_pod_node_name]
       targetLabel: instance

@@ -9,6 +9,8 @@ pub enum Verb {
     List,
     /// A watch.
     Watch,
+    /// A review of a token, or of what somebody may do.
+    Review,
 }
 
 /// A way to fail.

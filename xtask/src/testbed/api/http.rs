@@ -1,13 +1,19 @@
 //! As much of HTTP/1.1 as a client of the API needs.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Write as _};
+use std::io::{self, BufRead, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// A request: GET is all there is.
+/// No body of a request is longer.
+const LONGEST: usize = 1 << 20;
+
+/// A request.
 #[derive(Debug)]
 pub(super) struct Request {
+    /// A POST; everything else is a GET.
+    pub(super) is_post: bool,
+    pub(super) body: Vec<u8>,
     pub(super) path: String,
     pub(super) query: BTreeMap<String, String>,
     pub(super) authorization: String,
@@ -19,8 +25,10 @@ pub(super) fn read(stream: &mut BufReader<&TcpStream>) -> io::Result<Option<Requ
     if stream.read_line(&mut line)? == 0 {
         return Ok(None);
     }
+    let is_post = line.starts_with("POST ");
     let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
     let mut authorization = String::new();
+    let mut length = 0;
     loop {
         let mut header = String::new();
         if stream.read_line(&mut header)? == 0 {
@@ -32,10 +40,17 @@ pub(super) fn read(stream: &mut BufReader<&TcpStream>) -> io::Result<Option<Requ
         if name.eq_ignore_ascii_case("authorization") {
             value.trim().clone_into(&mut authorization);
         }
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse().unwrap_or(0);
+        }
     }
+    let mut body = vec![0; LONGEST.min(length)];
+    stream.read_exact(&mut body)?;
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     Ok(Some(Request {
+        is_post,
+        body,
         path: path.to_owned(),
         query: pairs.map(|(k, v)| (decode(k), decode(v))).collect(),
         authorization,

@@ -2,7 +2,7 @@
 //! can fail, on demand.
 //!
 //! It speaks HTTP without TLS, to whoever asks, and holds what it was given. It stores no YAML, checks nothing, and
-//! knows no verbs but list and watch. Semantics are those of
+//! knows no verbs but list and watch, and reviews of tokens. Semantics are those of
 //! <https://kubernetes.io/docs/reference/using-api/api-concepts/>.
 
 // What it holds.
@@ -14,6 +14,9 @@ pub mod objects;
 mod http;
 
 pub mod fault;
+
+// Whose a token is.
+mod grants;
 
 mod serve;
 
@@ -28,13 +31,13 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 pub use self::fault::{Fault, Verb};
-use self::{fault::Faults, store::Store};
+use self::{fault::Faults, grants::Grants, store::Store};
 use super::Netns;
 
 /// A request that was answered, or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// List or watch.
+    /// List, watch or review.
     pub verb: Verb,
     /// Without its query.
     pub path: String,
@@ -49,6 +52,7 @@ pub struct Seen {
 #[derive(Default)]
 struct State {
     store: Store,
+    grants: Grants,
     faults: Faults,
     seen: Vec<Seen>,
     connections: BTreeMap<u64, TcpStream>,
@@ -201,6 +205,16 @@ impl ApiServer {
     /// Whether lists are cut into pages also when they ask for version 0, which real servers answer whole.
     pub fn page_always(&self, always: bool) {
         self.shared.lock().store.page_always = always;
+    }
+
+    /// Makes a token known as this user's, who may `get` these paths.
+    pub fn grant(&self, token: &str, user: &str, paths: &[&str]) {
+        self.shared.lock().grants.add(token, user, paths);
+    }
+
+    /// Forgets a token.
+    pub fn revoke(&self, token: &str) {
+        self.shared.lock().grants.remove(token);
     }
 
     /// Fails the next so many requests of this kind; `path` is a part of their path, empty for any.

@@ -17,7 +17,9 @@ const PART: usize = 64 << 10;
 pub(super) fn connection(shared: &Shared, stream: &TcpStream) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     while let Some(request) = http::read(&mut reader)? {
-        let verb = if request.query.contains_key("watch") {
+        let verb = if request.is_post {
+            Verb::Review
+        } else if request.query.contains_key("watch") {
             Verb::Watch
         } else {
             Verb::List
@@ -62,7 +64,9 @@ pub(super) fn connection(shared: &Shared, stream: &TcpStream) -> io::Result<()> 
                     Some(Fault::Dribble(size, pause)) => call.dribble = Some((size, pause)),
                     _ => {}
                 }
-                if !Store::serves(&request.path) {
+                if verb == Verb::Review {
+                    call.review(&request)?;
+                } else if !Store::serves(&request.path) {
                     call.refuse(404, "", "the server could not find the requested resource")?;
                 } else if verb == Verb::List {
                     call.list(&request)?;
@@ -111,6 +115,17 @@ impl Call<'_> {
     fn refuse(&self, code: u16, headers: &str, message: &str) -> io::Result<()> {
         let mut answer = self.begin(code, headers)?;
         answer.write(status(code, message).to_string().as_bytes())?;
+        answer.end()
+    }
+
+    fn review(&self, request: &Request) -> io::Result<()> {
+        let asked: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        let answered = self.shared.lock().grants.review(&request.path, asked);
+        let Some(review) = answered else {
+            return self.refuse(404, "", "the server could not find the requested resource");
+        };
+        let mut answer = self.begin(201, "")?;
+        answer.write(review.to_string().as_bytes())?;
         answer.end()
     }
 

@@ -1,5 +1,17 @@
 //! The admin HTTP server: what Prometheus scrapes, what Kubernetes probes, what people look at.
 
+// Who is let in, over what.
+mod door;
+
+mod tls;
+
+mod review;
+
+// Connections, and what they may cost.
+mod seats;
+
+mod server;
+
 use std::{io::Write, net::SocketAddr, sync::Arc};
 
 use axum::{
@@ -16,6 +28,14 @@ use crate::{
     board::{Board, Readiness},
     exit::{Exit, Failure},
 };
+
+pub use self::{
+    door::Door,
+    review::{Patience, Reviewer, Verdict},
+    server::Limits,
+    tls::{Files, Tls},
+};
+pub(crate) use self::{door::named, server::serve as serve_router};
 
 /// Gives the metrics in Prometheus' text format.
 pub type Metrics = Arc<dyn Fn() -> anyhow::Result<String> + Send + Sync>;
@@ -73,7 +93,7 @@ pub fn index(line: &str) -> Router {
     Router::new().route("/", get(async || text))
 }
 
-/// Serves until `stop`, with `root` beside: [`index`], or the page.
+/// Serves until `stop`, behind `door`, with `root` beside: [`index`], or the page.
 ///
 /// # Errors
 /// When the listener fails for good.
@@ -82,6 +102,7 @@ pub async fn serve(
     board: Arc<Board>,
     metrics: Metrics,
     root: Router,
+    (door, limits): (Door, Limits),
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let app = Router::new()
@@ -91,9 +112,7 @@ pub async fn serve(
         .route("/status", get(status))
         .with_state(Shared { board, metrics })
         .merge(root);
-    axum::serve(listener, app)
-        .with_graceful_shutdown(stop)
-        .await
+    serve_router(listener, app, door, limits, stop).await
 }
 
 async fn serve_metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {

@@ -1,68 +1,11 @@
-//! The admin server as Prometheus, Kubernetes and people meet it.
+//! What is answered.
 
 use std::{io::Read, sync::Arc};
 
-use aksnet_agent::{
-    admin::{self, Metrics},
-    board::{Board, Readiness},
-    config::merge,
-    exit::Exit,
-};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::oneshot,
-};
+use aksnet_agent::{admin, board::Readiness, exit::Exit};
+use tokio::net::TcpListener;
 
-struct Server {
-    board: Arc<Board>,
-    address: std::net::SocketAddr,
-    stop: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<std::io::Result<()>>,
-}
-
-impl Server {
-    async fn start(metrics: Metrics) -> Self {
-        let board = Arc::new(Board::new(&merge::merge(vec![]).unwrap()));
-        let listener = admin::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let stopped = async {
-            let _either_way = stopped.await;
-        };
-        let task = tokio::spawn(admin::serve(
-            listener,
-            board.clone(),
-            metrics,
-            admin::index("The page is elsewhere.\n"),
-            stopped,
-        ));
-        Self {
-            board,
-            address,
-            stop,
-            task,
-        }
-    }
-
-    /// Head and body.
-    async fn get(&self, path: &str, headers: &str) -> (String, Vec<u8>) {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
-        let end = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
-        let body = answer.split_off(end + 4);
-        (String::from_utf8(answer).unwrap().to_lowercase(), body)
-    }
-}
-
-fn metrics(text: &str) -> Metrics {
-    let text = text.to_owned();
-    Arc::new(move || Ok(text.clone()))
-}
+use crate::bed::{Server, metrics};
 
 #[tokio::test]
 async fn metrics_are_text_and_zipped_if_asked() {
