@@ -3,26 +3,20 @@
 //! Every round runs each program once, the empty one of the same kind among them, so that a machine's mood
 //! strikes all alike; differences are taken within the round. The kernel gives whole nanoseconds.
 
-use std::net::{IpAddr, SocketAddr};
-
-use aksnet_agent::{
-    bpf::{LoadOptions, Loaded, load},
-    collect::source::Source as _,
-};
+use aksnet_agent::{bpf::LoadOptions, collect::source::Source as _};
 use aksnet_common::{
-    cell,
-    packet::{ACK, SYN, TCP},
+    packet::{ACK, SYN},
     stats::{Event, Role},
 };
-use anyhow::{Context as _, Result, ensure};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use xtask::{
-    bench::{
-        figure::{Figure, Table, is_quick},
-        row,
-    },
-    testbed::frame::{Frame, Packet},
+use anyhow::{Result, ensure};
+use xtask::bench::{
+    figure::{Figure, Table, is_quick},
+    row,
 };
+
+mod runs;
+
+use runs::{Bench, EMPTY, ENTER, PASSAGE, TOUCH, Test, VARIED};
 
 /// Numbers of flows that packets come from in turn.
 const FLOWS: [u32; 4] = [1, 1_000, 10_000, 100_000];
@@ -36,12 +30,6 @@ const NEW: u32 = 8_192;
 /// Cells for 100,000 flows.
 const LARGE: u32 = 262_144;
 
-/// Programs that only the benchmarks load.
-const EMPTY: &str = "aksnet_empty";
-const VARIED: &str = "aksnet_bench_empty";
-const TOUCH: &str = "aksnet_bench_touch";
-const ENTER: &str = "aksnet_bench_enter";
-const PASSAGE: &str = "aksnet_bench_passage";
 /// The agent's own.
 const EXIT: &str = "aksnet_exit_pod";
 
@@ -100,122 +88,6 @@ fn is_wanted(row: &str) -> bool {
         .filter(|word| !word.starts_with("--"))
         .peekable();
     words.peek().is_none() || words.any(|word| row.contains(&word))
-}
-
-/// A frame that stands for many flows; see aksnet-ebpf's `bench`.
-#[derive(Clone)]
-struct Test {
-    frame: Vec<u8>,
-    flows: u32,
-}
-
-impl Test {
-    fn tcp(flags: u8) -> Self {
-        let mut segment = vec![0; 84];
-        segment[..4].copy_from_slice(&[0x9c, 0x40, 0x1f, 0x90]);
-        segment[12] = 0x50;
-        segment[13] = flags;
-        let addresses: [IpAddr; 2] = [[10, 0, 0, 1].into(), [10, 0, 1, 1].into()];
-        Self::of(Packet::new(addresses[0], addresses[1], TCP, segment))
-    }
-
-    fn udp6() -> Self {
-        let addresses: [SocketAddr; 2] = [
-            ([0xfd00, 0, 0, 0, 0, 0, 0, 1], 40_000).into(),
-            ([0xfd00, 0, 0, 1, 0, 0, 0, 1], 8_080).into(),
-        ];
-        Self::of(Packet::udp(addresses[0], addresses[1], &[0; 64]))
-    }
-
-    fn of(packet: Packet) -> Self {
-        let mut frame = Frame::new([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], packet).build();
-        // Each packet is as far ahead in its stream as it is long.
-        frame[92..96].copy_from_slice(&64_u32.to_le_bytes());
-        Self { frame, flows: 1 }
-    }
-
-    fn flows(mut self, flows: u32) -> Self {
-        self.frame[80..84].copy_from_slice(&flows.to_le_bytes());
-        self.flows = flows;
-        self
-    }
-
-    /// The frame as it shall be for repetitions from this flow and packet on.
-    fn from(&self, flow: u32, packet: u32) -> Vec<u8> {
-        let mut frame = self.frame.clone();
-        frame[84..88].copy_from_slice(&flow.to_le_bytes());
-        frame[88..92].copy_from_slice(&packet.to_le_bytes());
-        frame
-    }
-}
-
-/// Programs loaded afresh, with a table of their own.
-struct Bench {
-    datapath: Loaded,
-    packets: u32,
-}
-
-impl Bench {
-    fn start(options: &LoadOptions) -> Result<Self> {
-        Ok(Self {
-            datapath: load(&LoadOptions {
-                further: &[EMPTY, VARIED, TOUCH, ENTER, PASSAGE],
-                ..options.clone()
-            })?,
-            packets: 0,
-        })
-    }
-
-    /// ns per run of a program on a frame that came in through an interface.
-    fn run(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<f64> {
-        // The head of `struct __sk_buff` up to `ingress_ifindex`; the kernel takes the rest as zeros.
-        let mut context = [0; 40];
-        context[36] = 2;
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(frame);
-        options.ctx_in = Some(&context);
-        options.repeat = repeat;
-        let result = program(&mut self.datapath, name)?.test_run(options)?;
-        ensure!(
-            result.return_value == u32::MAX,
-            "{name} says {}",
-            result.return_value
-        );
-        #[expect(clippy::cast_precision_loss, reason = "nanoseconds of one run")]
-        Ok(result.duration.as_nanos() as f64)
-    }
-
-    /// As [`Bench::run`], for packets of a number of flows in turn, each next in its stream.
-    fn run_flows(&mut self, name: &str, test: &Test, repeat: u32) -> Result<f64> {
-        let frame = test.from(0, self.packets);
-        self.packets = self.packets.wrapping_add(repeat);
-        self.run(name, &frame, repeat)
-    }
-
-    fn events(&self, event: Event) -> Result<u64> {
-        Ok(self.datapath.source.totals()?.events[event as usize])
-    }
-
-    /// Gives back every cell. Nothing runs meanwhile, so closing and freeing need no time in between.
-    fn retire(&self) {
-        let source = &self.datapath.source;
-        for index in 0..source.cells() {
-            if source.state(index) & cell::PHASE == cell::LIVE {
-                source.close(index);
-                source.free(index);
-            }
-        }
-    }
-}
-
-fn program<'a>(datapath: &'a mut Loaded, name: &str) -> Result<&'a mut SchedClassifier> {
-    datapath
-        .attacher
-        .ebpf()
-        .program_mut(name)
-        .with_context(|| format!("no program {name}"))?
-        .try_into()
-        .context("a classifier")
 }
 
 fn rounds() -> usize {

@@ -37,3 +37,6 @@ pub mod image;
 pub mod deploy;
 
 pub mod bench;
+
+// The same tests on kernels that this machine does not run.
+pub mod vm;

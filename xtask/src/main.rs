@@ -1,4 +1,4 @@
-//! `cargo xtask TASK`: setup, demo, test, fuzz, bench, docs, dashboards, panels, image, sbom, clean.
+//! `cargo xtask TASK`: setup, demo, test, fuzz, vm, bench, docs, dashboards, panels, image, sbom, clean.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, dashboards, demo, fuzz, image, say, setup, suite, testbed};
+use xtask::{bench, dashboards, demo, fuzz, image, say, setup, suite, testbed, vm};
 
 /// Development tasks of aksnet.
 #[derive(Debug, Parser)]
@@ -106,6 +106,21 @@ enum Task {
     },
     /// Draw the pictures of docs/dashboards.md from a real Prometheus that scrapes a real agent (root, a few minutes)
     Panels,
+    /// Run the tests that depend on the kernel on others than this machine's, under QEMU (a few minutes each)
+    ///
+    /// Exit code 1: a test failed, or a guest hung. 3: nothing was tried, as a kernel or a tool cannot be had, or
+    /// the tests do not build.
+    Vm {
+        /// Series of kernels, as Debian has packages of them [default: 6.1 6.12]
+        #[arg(value_name = "SERIES")]
+        kernels: Vec<vm::kernel::Series>,
+        /// This program of tests: kernels, packets, programs or agent (may be repeated) [default: kernels and packets]
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
+        /// How long a guest may take, in minutes
+        #[arg(long, value_name = "MINUTES", default_value_t = vm::TIMEOUT.as_secs() / 60, value_parser = clap::value_parser!(u64).range(1..=240))]
+        timeout: u64,
+    },
     /// Remove what crashed runs of the emulated node left behind, by its recorded names
     Clean,
 }
@@ -115,7 +130,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{} {error:#}", say::red("error:"));
-            ExitCode::FAILURE
+            if error.is::<vm::NotTried>() {
+                ExitCode::from(3)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -165,6 +184,19 @@ fn run(task: Task) -> Result<()> {
         Task::Sbom { arch, output } => image::sbom::run(arch, output.as_deref()),
         Task::Dashboards { check } => dashboards::run(check),
         Task::Panels => dashboards::draw(),
+        Task::Vm {
+            kernels,
+            only,
+            timeout,
+        } => vm::run(&vm::Options {
+            kernels: if kernels.is_empty() {
+                vm::USUAL.to_vec()
+            } else {
+                kernels
+            },
+            only,
+            timeout: Duration::from_mins(timeout),
+        }),
         Task::Clean => {
             let removed = testbed::record::clean()?;
             for what in &removed {

@@ -10,6 +10,7 @@ use crate::testbed::bed::is_root;
 use crate::{
     docs, fuzz, say,
     setup::{self, bpf},
+    vm,
 };
 
 /// Runs formatting, lints and all tests. The last lines are the test runners' own.
@@ -33,7 +34,32 @@ pub fn run() -> Result<()> {
     )?;
     lint_bpf()?;
     fuzz::packets()?;
-    say::run(cargo("test").arg("--no-fail-fast").args(PACKAGES))
+    let here = say::run(cargo("test").arg("--no-fail-fast").args(PACKAGES));
+    // Whatever failed here, so that one run tells of everything.
+    let elsewhere = on_other_kernels();
+    here.and(elsewhere)
+}
+
+/// The tests that depend on the kernel, on those that this machine does not run: a step of its own.
+fn on_other_kernels() -> Result<()> {
+    if !cfg!(target_arch = "x86_64") {
+        say::step("not x86-64: other kernels are not tried");
+        return Ok(());
+    }
+    say::heading("Other kernels");
+    match vm::run(&vm::Options::default()) {
+        // Another distribution has no packages of them.
+        Err(error) if error.is::<vm::NotTried>() => {
+            say::step(&format!("{error:#}"));
+            Ok(())
+        }
+        Err(error) => {
+            // It may not be the one that the suite ends with.
+            eprintln!("{} {error:#}", say::red("error:"));
+            Err(error)
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// The pages, as [`docs::run`] has it. The tests check the same (aksnet-agent/tests/docs.rs).

@@ -118,7 +118,14 @@ fn drop_names(kernel: &Kernel) -> DropNames {
         .reasons
         .iter()
         .map(|(&number, name)| (number, name.clone()));
-    DropNames::new(reasons, kernel::text_symbols())
+    let mut symbols = kernel::text_symbols().peekable();
+    if symbols.peek().is_none() {
+        tracing::warn!(
+            "/proc/kallsyms tells no addresses (they need CAP_SYSLOG, and kernel.kptr_restrict below 2): which kernel \
+             function dropped a packet is not known, and the cause of some drops will be 'other'"
+        );
+    }
+    DropNames::new(reasons, symbols)
 }
 
 /// The attacher, which also tells the metrics how the programs are.

@@ -18,7 +18,7 @@ use xtask::testbed::{
 
 use crate::{
     cluster,
-    life::{Agent, Home, PATIENCE, attached, eventually, turn, wait},
+    life::{Agent, Home, PATIENCE, attached, eventually, stretched, turn, wait},
     scrape::Scrape,
 };
 
@@ -513,7 +513,7 @@ pub fn recent_drops(bed: &Testbed, home: &Home, args: &[&str], packets: u64) -> 
 
 /// The records of so many packets.
 fn take_records(lines: &Receiver<std::io::Result<String>>, packets: u64) -> Result<Vec<Value>> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + stretched(PATIENCE);
     let (mut records, mut seen) = (Vec::new(), 0);
     while seen < packets {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -9,7 +9,7 @@ use serde_json::Value;
 use xtask::testbed::{Family, Testbed, counters, traffic::Flood};
 
 use crate::{
-    life::{Agent, Home, LISTEN, eventually, plan_flags, turn},
+    life::{Agent, BINARY, Home, LISTEN, eventually, plan_flags, turn},
     quiet::Quiet,
     scale::memory,
 };
@@ -91,6 +91,43 @@ fn without_a_descriptor_left_it_waits_for_one_and_goes_on() -> Result<()> {
     quiet.bed.settle()?;
     quiet.bed.pin_neighbours()?;
     quiet.is_counted(&agent, 20)?;
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+/// Starts an agent after these commands, in a view of the machine of its own.
+fn start_after<'a>(quiet: &'a Quiet, home: &Home, commands: &str) -> Result<Agent<'a>> {
+    let mut command = quiet.bed.node().netns().command_with_sysfs("sh");
+    command
+        .args(["-ec", &format!("{commands}; exec \"$@\""), "sh", BINARY])
+        .args(["run", "--listen", LISTEN, "--interval", "100ms"])
+        .arg(format!("--socket={}", home.socket().display()))
+        .args(plan_flags(&quiet.bed));
+    Agent::spawn(&quiet.bed, home, &mut command)
+}
+
+#[test]
+fn without_proc_it_ends_with_one_line_and_without_parts_of_it_it_counts() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let quiet = Quiet::build()?;
+    let home = Home::new()?;
+    let mut agent = start_after(&quiet, &home, "mount -t tmpfs none /proc")?;
+    assert_eq!(agent.code()?, Some(70));
+    let said = agent.said();
+    let last = said.trim_end().lines().last().unwrap_or_default();
+    ensure!(last.contains("/proc/thread-self/ns/net"), "{said}");
+    drop(agent);
+
+    // Symbols, and conntrack's and the network's settings.
+    let masked = "mount --bind /dev/null /proc/kallsyms; mount -t tmpfs none /proc/sys";
+    let mut agent = start_after(&quiet, &home, masked)?;
+    agent.await_ready()?;
+    quiet.is_counted(&agent, 20)?;
+    let complaints = agent.complaints();
+    ensure!(
+        complaints.len() == 1 && complaints[0].contains("/proc/kallsyms tells no addresses"),
+        "{complaints:?}"
+    );
     agent.stop(Signal::SIGTERM)?;
     Ok(())
 }

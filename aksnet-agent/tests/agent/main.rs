@@ -66,4 +66,5 @@ mod records;
 mod screen;
 
 mod faults;
+mod kernels;
 mod strangers;

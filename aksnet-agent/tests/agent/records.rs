@@ -245,6 +245,62 @@ fn a_recorded_session_has_every_packet_that_the_kernel_counted_and_replays() -> 
 }
 
 #[test]
+fn a_full_disk_ends_a_recording_and_what_was_written_replays() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = bed()?;
+    let shop = Shop::open(&bed)?;
+    let home = Home::new()?;
+    let flags = ["--idle-timeout=1s".to_owned()];
+    let agent = Agent::start(&bed, &home, plan_flags(&bed).into_iter().chain(flags))?;
+    let (disk, kept) = (home.path().join("disk"), home.path().join("kept.jsonl"));
+    fs::create_dir(&disk)?;
+    // A disk of its own, which only this process and its children see; what is on it is kept.
+    let script = "mount -t tmpfs -o size=48k none \"$1\"; shift; \"$@\" && code=0 || code=$?; cp \"$DISK\"/s.jsonl \"$KEPT\"; exit $code";
+    let (said, err) = home.log("recorder")?;
+    let mut command = bed.node().netns().command_with_sysfs("sh");
+    command
+        .args(["-ec", script, "sh"])
+        .arg(&disk)
+        .arg(BINARY)
+        .arg("record")
+        .arg(disk.join("s.jsonl"))
+        .arg("--socket")
+        .arg(home.socket())
+        .env("DISK", &disk)
+        .env("KEPT", &kept)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(err);
+    let mut child = bed.node().netns().spawn(&mut command)?;
+    let mut ended = None;
+    eventually("the disk is full", || {
+        shop.trade()?;
+        ended = child.try_wait()?;
+        Ok(ended.is_some())
+    })?;
+    let said = fs::read_to_string(&said)?;
+    assert_eq!(ended.and_then(|status| status.code()), Some(74), "{said}");
+    ensure!(said.contains("No space left on device"), "{said}");
+    ensure!(said.trim_end().lines().count() == 1, "{said}");
+
+    // What is there is whole, and the agent never noticed.
+    let text = fs::read_to_string(&kept)?;
+    ensure!(text.ends_with('\n'), "the last line is cut");
+    let lines: Vec<Value> = text
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    let written = lines.iter().filter(|line| line.get("flow").is_some());
+    let written = written.count();
+    let mut replayed = replay(&kept, &[])?;
+    replayed.pop().context("a summary")?;
+    ensure!(written > 10 && replayed.len() == written, "{written}");
+    ensure!(agent.complaints().is_empty(), "{:?}", agent.complaints());
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+#[test]
 fn flows_shows_the_live_and_the_ended_with_all_their_packets() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
     let bed = bed()?;

@@ -50,6 +50,11 @@ async fn without_each_capability_it_is_as_documented() -> Result<()> {
             node.ready(&manifest, &agent).await?;
             shop.trade()?;
             counts_are_right(|| node.scrape(&agent), &shop, "other")?;
+            ensure!(
+                agent.said().contains("they need CAP_SYSLOG"),
+                "{}",
+                agent.said()
+            );
             assert_eq!(node.stop(&manifest, &agent).await?, 0, "{}", agent.said());
             continue;
         }

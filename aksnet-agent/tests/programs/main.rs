@@ -35,3 +35,10 @@ mod tables;
 
 // Two CPUs and the agent at once.
 mod concurrent;
+
+// What they cost, by what does not depend on the machine.
+mod cost;
+
+#[expect(dead_code, reason = "the benchmarks take all of it")]
+#[path = "../../benches/runs/mod.rs"]
+mod runs;

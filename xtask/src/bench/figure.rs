@@ -27,6 +27,8 @@ pub enum Table {
     Sockets,
     /// What the agent itself needs.
     Agent,
+    /// What grows with the number of flows.
+    Growth,
     /// What a cluster's services cost first packets, as the agent shows it.
     Services,
 }

@@ -31,10 +31,12 @@ pub mod services;
 
 pub mod report;
 
+pub mod plot;
+
 use figure::{Figure, Table};
 
 /// aksnet-agent's benchmarks in the order in which they run. One that does not exist is left out.
-const BENCHMARKS: [&str; 5] = ["datapath", "wall", "sweep", "identify", "policy"];
+const BENCHMARKS: [&str; 6] = ["datapath", "growth", "wall", "sweep", "identify", "policy"];
 
 /// How it is run.
 #[derive(Debug, Default)]
@@ -88,7 +90,12 @@ pub fn run(options: &Options) -> Result<()> {
         if options.quick { " --quick" } else { "" },
         machine::line()
     );
-    let report = report::render(&results.figures, &results.notes, &about);
+    let plots = if options.quick {
+        Vec::new()
+    } else {
+        plot::write(&results.figures, &cargo::workspace().join("docs/images"))?
+    };
+    let report = report::render(&results.figures, &results.notes, &plots, &about);
     println!("\n{report}");
     if options.quick {
         say::step("docs/overhead.md stays as it is: this was a quick run");

@@ -13,7 +13,7 @@ const BEGIN: &str = "<!-- begin: written by `cargo xtask bench` -->";
 const END: &str = "<!-- end -->";
 
 /// The tables in their order, with what each says of itself.
-const TABLES: [(Table, &str, &str); 6] = [
+const TABLES: [(Table, &str, &str); 7] = [
     (
         Table::TestRun,
         "A program by itself",
@@ -40,6 +40,12 @@ const TABLES: [(Table, &str, &str); 6] = [
     ),
     (Table::Agent, "The agent itself", "Median (least to most)."),
     (
+        Table::Growth,
+        "What grows with the number of live flows",
+        "Each with a table of its own that has room for all of them: no packet is without its flow. Nanoseconds as in \
+         *A program by itself*, round-robin over all flows; median (least to most).",
+    ),
+    (
         Table::Services,
         "What services cost a connection",
         "Microseconds from entering the node to leaving it, of the packet that opens a connection to the last service \
@@ -47,9 +53,9 @@ const TABLES: [(Table, &str, &str); 6] = [
     ),
 ];
 
-/// The whole report.
+/// The whole report, with the plots of docs/images that have these names.
 #[must_use]
-pub fn render(figures: &[Figure], notes: &[String], about: &str) -> String {
+pub fn render(figures: &[Figure], notes: &[String], plots: &[String], about: &str) -> String {
     let mut text =
         format!("{about}\n\n### Targets\n\n| target | allowed | measured | |\n|---|---|---|---|\n");
     for target in &TARGETS {
@@ -69,6 +75,12 @@ pub fn render(figures: &[Figure], notes: &[String], about: &str) -> String {
         let of_table: Vec<&Figure> = figures.iter().filter(|f| f.table == table).collect();
         if !of_table.is_empty() {
             let _ = write!(text, "\n### {title}\n\n{method}\n\n{}", grid(&of_table));
+            if table == Table::Growth {
+                for plot in plots {
+                    let name = plot.trim_end_matches(".svg");
+                    let _ = write!(text, "\n![{name}](images/{plot})\n");
+                }
+            }
         }
     }
     if !notes.is_empty() {
@@ -168,7 +180,7 @@ mod tests {
             ),
             Figure::range(Table::TestRun, row::EXIT_IDLE, "-", vec![2.0]),
         ];
-        let report = render(&figures, &[], "machine");
+        let report = render(&figures, &[], &[], "machine");
         assert!(
             report.contains("| ENTER, known flow, IPv4 TCP | 20.0 | 31.0 |  |"),
             "{report}"

@@ -79,6 +79,21 @@ pub const POLICY_CHANGED: &str = "a policy's change among 10,000, ms";
 /// Memory.
 pub const RESIDENT: &str = "resident memory (RSS), MiB";
 
+/// ENTER of a known flow among so many live ones.
+pub const GROWTH_ENTER: &str = "ENTER, known flow, ns";
+/// One sweep in which each of them has something new.
+pub const GROWTH_SWEEP: &str = "a sweep, every flow changed, ms";
+/// `/metrics` after that.
+pub const GROWTH_SCRAPE: &str = "a scrape, ms";
+/// The size of the flow table.
+pub const GROWTH_CELLS: &str = "cells (`flow_cells`)";
+/// What found no cell near its place, and is in the spill map.
+pub const GROWTH_SPILLED: &str = "flows in the spill map, %";
+/// What the kernel holds for all maps.
+pub const GROWTH_TABLES: &str = "all maps, MiB";
+/// What the process holds for the flows besides.
+pub const GROWTH_MEMORY: &str = "the agent's own account of them, MiB";
+
 /// First packets where kube-proxy writes iptables.
 pub const FIRST_IPTABLES: &str = "first packet, kube-proxy in iptables mode, µs";
 /// First packets where kube-proxy writes nftables.

@@ -16,10 +16,10 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 25] = {
+pub const TARGETS: [Target; 26] = {
     const K1: &str = "1,000 flows";
     const K100: &str = "100,000 flows";
-    use Table::{Agent, RunTime, Sockets, TestRun, Wall};
+    use Table::{Agent, Growth, RunTime, Sockets, TestRun, Wall};
     [
         target(
             "ENTER at 1,000 flows, test run, TCP",
@@ -133,6 +133,14 @@ pub const TARGETS: [Target; 25] = {
             row::SWEEP,
             "-",
             10.0,
+            "ms",
+        ),
+        target(
+            "a sweep of 1,000,000 live flows",
+            Growth,
+            row::GROWTH_SWEEP,
+            "1,000,000 flows",
+            100.0,
             "ms",
         ),
         target(

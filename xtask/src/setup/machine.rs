@@ -21,7 +21,7 @@ pub struct Tool {
 }
 
 /// What comes from packages, whichever way the BPF object is built.
-pub const TOOLS: [Tool; 19] = [
+pub const TOOLS: [Tool; 24] = [
     Tool {
         evidence: &["cc"],
         package: "build-essential",
@@ -111,6 +111,31 @@ pub const TOOLS: [Tool; 19] = [
         evidence: &["tmux"],
         package: "tmux",
         purpose: "a real terminal for the tests of `top`",
+    },
+    Tool {
+        evidence: &["qemu-system-x86_64"],
+        package: "qemu-system-x86",
+        purpose: "boots other kernels than this machine's, for `cargo xtask vm`",
+    },
+    Tool {
+        evidence: &["busybox"],
+        package: "busybox-static",
+        purpose: "the first process in them",
+    },
+    Tool {
+        evidence: &["depmod"],
+        package: "kmod",
+        purpose: "indexes their modules",
+    },
+    Tool {
+        evidence: &["xz"],
+        package: "xz-utils",
+        purpose: "unpacks their modules",
+    },
+    Tool {
+        evidence: &["ipvsadm"],
+        package: "ipvsadm",
+        purpose: "services by IPVS, on kernels that have it",
     },
     Tool {
         evidence: &["faketime"],

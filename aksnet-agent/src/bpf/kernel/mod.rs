@@ -260,7 +260,7 @@ fn text_symbol(line: &str) -> Option<(u64, String)> {
 pub fn own_netns() -> Result<u32> {
     use std::os::unix::fs::MetadataExt as _;
     let metadata = std::fs::metadata("/proc/thread-self/ns/net")
-        .context("cannot read this process's network namespace")?;
+        .context("cannot read /proc/thread-self/ns/net, this process's network namespace")?;
     u32::try_from(metadata.ino()).context("the network namespace's inode number is beyond 32 bits")
 }
 
