@@ -64,8 +64,11 @@ enum Task {
         /// Fewer rounds, and docs/overhead.md stays as it is
         #[arg(long)]
         quick: bool,
+        /// Only this benchmark (may be repeated), and docs/overhead.md stays as it is
+        #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(bench::BENCHMARKS))]
+        only: Vec<String>,
         /// An agent that is built already
-        #[arg(long, value_name = "PATH")]
+        #[arg(long, value_name = "PATH", conflicts_with = "only")]
         agent: Option<PathBuf>,
     },
     /// Write docs/cli.md from the command line and docs/unsafe.md from the sources, and follow the links between all pages
@@ -168,7 +171,7 @@ fn run(task: Task) -> Result<()> {
             list,
             input,
         }),
-        Task::Bench { quick, agent } => bench::run(&bench::Options { quick, agent }),
+        Task::Bench { quick, only, agent } => bench::run(&bench::Options { quick, only, agent }),
         Task::Docs { check } => suite::docs(check),
         Task::Image {
             arch,

@@ -36,13 +36,15 @@ pub mod plot;
 use figure::{Figure, Table};
 
 /// aksnet-agent's benchmarks in the order in which they run. One that does not exist is left out.
-const BENCHMARKS: [&str; 6] = ["datapath", "growth", "wall", "sweep", "identify", "policy"];
+pub const BENCHMARKS: [&str; 6] = ["datapath", "growth", "wall", "sweep", "identify", "policy"];
 
 /// How it is run.
 #[derive(Debug, Default)]
 pub struct Options {
     /// Fewer rounds, and docs/overhead.md stays as it is.
     pub quick: bool,
+    /// Only these of [`BENCHMARKS`]; all if empty. docs/overhead.md stays as it is.
+    pub only: Vec<String>,
     /// An agent that is built already.
     pub agent: Option<PathBuf>,
 }
@@ -59,30 +61,18 @@ pub fn run(options: &Options) -> Result<()> {
     setup::ensure(false)?;
     say::clean_up()?;
     say::catch_interrupts()?;
-    let agent = match &options.agent {
-        Some(agent) => agent.clone(),
-        None => cargo::release_agent(None)?,
-    };
     let mut results = Results::default();
     let there = benchmarks()?;
-    for name in BENCHMARKS
-        .iter()
-        .filter(|name| there.iter().any(|t| t == *name))
-    {
+    let wanted = |name: &&&str| {
+        there.iter().any(|t| t == **name)
+            && (options.only.is_empty() || options.only.iter().any(|only| only == **name))
+    };
+    for name in BENCHMARKS.iter().filter(wanted) {
         say::heading(&format!("Benchmark: {name}"));
         results.take(name, options.quick)?;
     }
-    match resident_memory(&agent) {
-        Ok(figure) => {
-            println!("{}", figure.line());
-            results.figures.push(figure);
-        }
-        Err(error) => say::step(&format!("the agent's memory was not measured: {error:#}")),
-    }
-    say::heading("First packets by number of services");
-    for figure in services::figures(&agent)? {
-        println!("{}", figure.line());
-        results.figures.push(figure);
+    if options.only.is_empty() {
+        of_the_agent(options, &mut results)?;
     }
     let about = format!(
         "Measured {} by `cargo xtask bench{}`: {}.",
@@ -97,12 +87,33 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let report = report::render(&results.figures, &results.notes, &plots, &about);
     println!("\n{report}");
-    if options.quick {
-        say::step("docs/overhead.md stays as it is: this was a quick run");
+    if options.quick || !options.only.is_empty() {
+        say::step("docs/overhead.md stays as it is: this was not all of it");
         return Ok(());
     }
     report::write(&cargo::workspace().join("docs/overhead.md"), &report)?;
     say::step("docs/overhead.md is written");
+    Ok(())
+}
+
+/// What is measured of the whole agent: its memory, and what it says of services.
+fn of_the_agent(options: &Options, results: &mut Results) -> Result<()> {
+    let agent = match &options.agent {
+        Some(agent) => agent.clone(),
+        None => cargo::release_agent(None)?,
+    };
+    match resident_memory(&agent) {
+        Ok(figure) => {
+            println!("{}", figure.line());
+            results.figures.push(figure);
+        }
+        Err(error) => say::step(&format!("the agent's memory was not measured: {error:#}")),
+    }
+    say::heading("First packets by number of services");
+    for figure in services::figures(&agent)? {
+        println!("{}", figure.line());
+        results.figures.push(figure);
+    }
     Ok(())
 }
 

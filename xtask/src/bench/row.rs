@@ -112,11 +112,33 @@ pub fn services(services: u16) -> String {
 /// A number of flows as a column's title.
 #[must_use]
 pub fn flows(flows: u32) -> String {
-    if flows >= 1_000 {
-        format!("{},{:03} flows", flows / 1_000, flows % 1_000)
+    let thousands = flows / 1_000;
+    if thousands >= 1_000 {
+        let (millions, rest) = (thousands / 1_000, thousands % 1_000);
+        format!("{millions},{rest:03},{:03} flows", flows % 1_000)
+    } else if thousands > 0 {
+        format!("{thousands},{:03} flows", flows % 1_000)
     } else if flows == 1 {
         "1 flow".to_owned()
     } else {
         format!("{flows} flows")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_flows_are_written_in_groups() {
+        let written = [1, 999, 1_000, 65_536, 1_000_000].map(flows);
+        let expected = [
+            "1 flow",
+            "999 flows",
+            "1,000 flows",
+            "65,536 flows",
+            "1,000,000 flows",
+        ];
+        assert_eq!(written, expected);
     }
 }
