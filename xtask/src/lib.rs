@@ -38,5 +38,7 @@ pub mod deploy;
 
 pub mod bench;
 
+pub mod font;
+
 // The same tests on kernels that this machine does not run.
 pub mod vm;

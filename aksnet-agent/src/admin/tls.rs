@@ -198,11 +198,11 @@ fn certificates(
     path: &Path,
     pem: &[u8],
 ) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    const TODO: &str = "it takes `-----BEGIN CERTIFICATE-----`";
+    const FIX: &str = "it takes `-----BEGIN CERTIFICATE-----`";
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let found = found.map_err(|error| unusable(flag, path, &error.to_string(), TODO))?;
+    let found = found.map_err(|error| unusable(flag, path, &error.to_string(), FIX))?;
     if found.is_empty() {
-        return Err(unusable(flag, path, "has no certificate in it", TODO));
+        return Err(unusable(flag, path, "has no certificate in it", FIX));
     }
     Ok(found)
 }

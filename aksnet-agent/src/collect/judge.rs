@@ -435,7 +435,7 @@ impl Collector {
                 .monotonic_ns
                 .saturating_sub(source.hot(cell).first_ns);
             if age < NAME_AGE_NS {
-                // Puts it at the end of the line, if it still has none.
+                // Puts it at the end of the queue, if it still has none.
                 self.bind(source, sweep, cell);
             }
         }

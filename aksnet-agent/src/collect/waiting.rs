@@ -1,31 +1,31 @@
-//! The *waiting*: cells whose flow has an end that nobody could name yet. Each stands in the line once, whatever its flow
+//! The *waiting*: cells whose flow has an end that nobody could name yet. Each stands in the queue once, whatever its flow
 //! is by the time that its turn comes: cells are taken by other flows faster than all can be asked for.
 
 use std::collections::VecDeque;
 
-/// The line.
+/// The queue.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    line: VecDeque<u32>,
+    queue: VecDeque<u32>,
     /// By cell: whether it stands there.
     stands: Vec<bool>,
 }
 
 impl Waiting {
-    /// Puts a cell at the end, if it does not stand in the line already.
+    /// Puts a cell at the end, if it does not stand in the queue already.
     pub(super) fn push(&mut self, cell: u32) {
         let at = cell as usize;
         if self.stands.len() <= at {
             self.stands.resize(at + 1, false);
         }
         if !std::mem::replace(&mut self.stands[at], true) {
-            self.line.push_back(cell);
+            self.queue.push_back(cell);
         }
     }
 
     /// Takes those that have waited longest, so many at the most.
     pub(super) fn take(&mut self, most: usize) -> Vec<u32> {
-        let taken: Vec<u32> = self.line.drain(..most.min(self.line.len())).collect();
+        let taken: Vec<u32> = self.queue.drain(..most.min(self.queue.len())).collect();
         for &cell in &taken {
             self.stands[cell as usize] = false;
         }
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cell_stands_in_the_line_once_however_often_it_is_taken() {
+    fn a_cell_stands_in_the_queue_once_however_often_it_is_taken() {
         let mut waiting = Waiting::default();
         for flow in 0..100_000 {
             waiting.push(flow % 10);

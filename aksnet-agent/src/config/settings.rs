@@ -394,7 +394,7 @@ pub static SETTINGS: &[Setting] = &[
         One,
         NODE,
         "Where Azure's container networking service is asked for the pods' addresses, on nodes that have it",
-        |v| value::http_url(&v[0])?,
+        |v| value::cns_url(&v[0])?,
         |c| vec![c.cns_url.clone()]
     ),
     setting!(

@@ -64,7 +64,12 @@ pub(super) fn directory(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-pub(super) fn http_url(text: &str) -> Result<String, String> {
+/// An address of the container networking service.
+pub(super) fn cns_url(text: &str) -> Result<String, String> {
+    http_url(text, "http://localhost:10090")
+}
+
+fn http_url(text: &str, example: &str) -> Result<String, String> {
     let uri = text.parse::<hyper::Uri>().ok();
     let secret = |uri: &hyper::Uri| {
         uri.query().is_some() || uri.authority().is_some_and(|a| a.as_str().contains('@'))
@@ -82,7 +87,7 @@ pub(super) fn http_url(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!(
-            "'{text}' is no http address; write for example http://localhost:10090"
+            "'{text}' is no http address; write for example {example}"
         ))
     }
 }
@@ -92,7 +97,7 @@ pub(super) fn otlp_url(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Ok(String::new());
     }
-    http_url(text).map_err(|error| error.replace("localhost:10090", "127.0.0.1:4318"))
+    http_url(text, "http://127.0.0.1:4318")
 }
 
 pub(super) fn cidr(text: &str) -> Result<IpNet, String> {
@@ -327,7 +332,7 @@ mod tests {
     #[test]
     fn an_address_with_a_secret_in_it_is_neither_taken_nor_repeated() {
         for url in ["http://me:hunter2@host:1", "http://host/?token=hunter2"] {
-            for error in [http_url(url), otlp_url(url)].map(Result::unwrap_err) {
+            for error in [cns_url(url), otlp_url(url)].map(Result::unwrap_err) {
                 assert!(
                     !error.contains("hunter2") && error.contains("leave"),
                     "{error}"
@@ -336,6 +341,7 @@ mod tests {
         }
         assert!(otlp_url("http://127.0.0.1:4318/otlp").is_ok());
         assert!(otlp_url("x").unwrap_err().contains("4318"));
+        assert!(cns_url("x").unwrap_err().contains("10090"));
     }
 
     #[test]

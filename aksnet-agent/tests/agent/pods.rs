@@ -9,19 +9,14 @@ use std::{
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use xtask::testbed::{
-    Builder, Hairpin, Testbed,
-    traffic::{Tcp, TcpServer},
-};
+use xtask::testbed::{Builder, Hairpin, Testbed, traffic::Tcp};
 
 use crate::{
     life::{Agent, Home, eventually, plan_flags, turn},
     quiet::Quiet,
-    truth::count_own,
 };
 
-/// Waits until the pod behind this interface is watched, and says how long that took: on a machine that does something
-/// else at the time, it can be longer than the second that docs/overhead.md has it within.
+/// Waits until the pod behind this interface is watched, and says how long that took (docs/overhead.md).
 fn watched_soon(agent: &Agent, veth: &str) -> Result<()> {
     let made = Instant::now();
     eventually("a new pod is watched", || {
@@ -32,15 +27,10 @@ fn watched_soon(agent: &Agent, veth: &str) -> Result<()> {
 }
 
 fn come_and_go(builder: Builder) -> Result<()> {
-    let bed = builder.offloads(false).build()?;
-    let (client, web) = (bed.pod(0), bed.pod(1));
-    let server = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
-    count_own(&bed)?;
-    Tcp::to(server.address()).run(client.netns())?;
-    bed.settle()?;
-    bed.pin_neighbours()?;
+    let quiet = Quiet::on(builder)?;
+    let (bed, server, client) = (&quiet.bed, &quiet.server, quiet.bed.pod(0));
     let home = Home::new()?;
-    let agent = Agent::start(&bed, &home, plan_flags(&bed))?;
+    let agent = Agent::start(bed, &home, plan_flags(bed))?;
     let (done, made) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         let traffic = scope.spawn(|| {

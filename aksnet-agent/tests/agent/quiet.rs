@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use xtask::testbed::{
-    Testbed,
+    Builder, Testbed,
     traffic::{Tcp, TcpServer},
 };
 
@@ -20,7 +20,12 @@ pub struct Quiet {
 
 impl Quiet {
     pub fn build() -> Result<Self> {
-        let bed = Testbed::azure_overlay().offloads(false).build()?;
+        Self::on(Testbed::azure_overlay())
+    }
+
+    /// On this kind of node.
+    pub fn on(node: Builder) -> Result<Self> {
+        let bed = node.offloads(false).build()?;
         let (client, web) = (bed.pod(0), bed.pod(1));
         let server = TcpServer::echo(web.netns(), (web.ip(), 8080))?;
         count_own(&bed)?;

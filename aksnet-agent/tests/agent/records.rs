@@ -105,10 +105,13 @@ fn records(command: &mut Command) -> Result<Vec<Value>> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.code() == Some(0), "{}: {said}", output.status);
     let text = String::from_utf8(output.stdout)?;
-    Ok(text
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<_, _>>()?)
+    of_lines(&text)
+}
+
+/// A value from each line.
+fn of_lines(text: &str) -> Result<Vec<Value>> {
+    let values = text.lines().map(serde_json::from_str);
+    Ok(values.collect::<Result<_, _>>()?)
 }
 
 fn replay(file: &Path, args: &[String]) -> Result<Vec<Value>> {
@@ -196,10 +199,7 @@ fn a_recorded_session_has_every_packet_that_the_kernel_counted_and_replays() -> 
         ensure!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout)?
     };
-    let lines: Vec<Value> = text
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<_, _>>()?;
+    let lines = of_lines(&text)?;
     assert_eq!(lines[0]["session"]["format"], 1);
     assert!(
         lines[0]["session"]["knows"]["status"]["plan"].is_array(),
@@ -286,10 +286,7 @@ fn a_full_disk_ends_a_recording_and_what_was_written_replays() -> Result<()> {
     // What is there is whole, and the agent never noticed.
     let text = fs::read_to_string(&kept)?;
     ensure!(text.ends_with('\n'), "the last line is cut");
-    let lines: Vec<Value> = text
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<_, _>>()?;
+    let lines = of_lines(&text)?;
     let written = lines.iter().filter(|line| line.get("flow").is_some());
     let written = written.count();
     let mut replayed = replay(&kept, &[])?;

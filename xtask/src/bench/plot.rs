@@ -4,15 +4,12 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 use plotters::prelude::*;
-use plotters::style::register_font;
 
 use super::figure::{Figure, Table};
 use super::row;
-
-/// Where Debian has the font whose widths the layout goes by: the package chromium brings it.
-const FONT: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
+use crate::font;
 
 const SIZE: (u32, u32) = (640, 320);
 
@@ -51,13 +48,7 @@ pub fn write(figures: &[Figure], directory: &Path) -> Result<Vec<String>> {
     if lines.is_empty() {
         return Ok(Vec::new());
     }
-    let font = fs::read(FONT).with_context(|| format!("{FONT} (Debian: fonts-dejavu-core)"))?;
-    register_font(
-        "sans-serif",
-        FontStyle::Normal,
-        Box::leak(font.into_boxed_slice()),
-    )
-    .map_err(|_| anyhow!("{FONT} is no font"))?;
+    font::register()?;
     fs::create_dir_all(directory)?;
     let mut names = Vec::new();
     for (name, title, rows, series) in lines {
@@ -162,8 +153,8 @@ mod tests {
 
     #[test]
     fn a_plot_names_what_it_shows() {
-        if !Path::new(FONT).exists() {
-            println!("skipped: no {FONT}");
+        if !Path::new(font::PATH).exists() {
+            println!("skipped: no {}", font::PATH);
             return;
         }
         let directory = tempfile::tempdir().unwrap();

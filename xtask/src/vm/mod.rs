@@ -27,7 +27,7 @@ pub const USUAL: [Series; 2] = [Series::new(6, 1), Series::new(6, 12)];
 /// The longest that a guest says nothing: no test takes so long.
 const SILENCE: Duration = Duration::from_mins(5);
 
-/// How long a guest may take with what is usual, which takes a third of that on a machine that does nothing else.
+/// How long a guest may take with what is usual, which takes half of that on two processors that do nothing else.
 pub const TIMEOUT: Duration = Duration::from_mins(15);
 
 /// How many lines of a kernel's log are told with what went wrong.

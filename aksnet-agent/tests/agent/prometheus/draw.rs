@@ -3,14 +3,14 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use anyhow::{Context as _, Result, anyhow};
-use plotters::{prelude::*, style::register_font};
-use xtask::dashboards::{Dashboard, Kind, Panel};
+use anyhow::{Result, anyhow};
+use plotters::prelude::*;
+use xtask::{
+    dashboards::{Dashboard, Kind, Panel},
+    font,
+};
 
 use super::server::Series;
-
-/// Where Debian has the font, from fonts-dejavu-core: the package chromium brings it, by fontconfig.
-const FONT: &str = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf";
 
 const WIDTH: u32 = 760;
 const HEIGHT: u32 = 330;
@@ -50,13 +50,7 @@ pub fn dashboard(
     if panels.is_empty() {
         return Ok(());
     }
-    let font = fs::read(FONT).with_context(|| format!("{FONT} (Debian: fonts-dejavu-core)"))?;
-    register_font(
-        "sans-serif",
-        FontStyle::Normal,
-        Box::leak(font.into_boxed_slice()),
-    )
-    .map_err(|_| anyhow!("{FONT} is no font"))?;
+    font::register()?;
     fs::create_dir_all(directory)?;
     let path = directory.join(format!("{}.png", dashboard.uid));
     let rows = u32::try_from(panels.len())?.div_ceil(COLUMNS);
