@@ -17,16 +17,16 @@ mod cluster;
 use std::{hint::black_box, net::IpAddr, time::Instant};
 
 use aksnet_agent::{
-    identify::object::{Pod, Text},
+    identify::object::Pod,
     policy::{
         engine::Engine,
         evaluate::Outcome,
         flow::{End, Flow, Pod as PolicyPod, Who},
         index::{Policies, When},
-        model::{NetworkPolicy, Operator, Peers, Port, Ports, Requirement, Rule, Selector},
+        model::{NetworkPolicy, Peers, Rule},
     },
 };
-use cluster::{PODS, S, pod, random, resident};
+use cluster::{PODS, S, needs, pod, policy, random, resident};
 use criterion::Criterion;
 use xtask::bench::{
     figure::{self, Figure, Table},
@@ -39,65 +39,6 @@ const FLOWS: u32 = 100_000;
 
 fn figure(row: &str, rounds: Vec<f64>) {
     Figure::range(Table::Agent, row, "-", rounds).print();
-}
-
-fn needs(pairs: &[(&str, String)]) -> Selector {
-    let requirement = |(key, value): &(&str, String)| Requirement {
-        key: Text::from(*key),
-        operator: Operator::In,
-        values: Box::new([Text::from(value.as_str())]),
-    };
-    Selector(pairs.iter().map(requirement).collect())
-}
-
-/// The policy of a service: from its neighbours in the namespace, from the ingress controller's namespace, and from a
-/// range of addresses but a part of it.
-fn policy(service: u32, one_namespace: bool) -> NetworkPolicy {
-    let instance = |n: u32| {
-        needs(&[
-            ("app.kubernetes.io/name", "service".to_owned()),
-            ("app.kubernetes.io/instance", format!("service-{n:05}")),
-        ])
-    };
-    let neighbours = (0..5).map(|n| Peers::Pods {
-        namespaces: None,
-        pods: Some(instance((service + 300 * n) % POLICIES)),
-    });
-    let ingress_controller = Peers::Pods {
-        namespaces: Some(needs(&[(
-            "kubernetes.io/metadata.name",
-            "ingress".to_owned(),
-        )])),
-        pods: None,
-    };
-    let block = Peers::Block {
-        cidr: "172.16.0.0/12".parse().expect("it is one"),
-        except: Box::new(["172.16.99.0/24".parse().expect("it is one")]),
-    };
-    let tcp = |port| Ports {
-        protocol: 6,
-        port: Port::Range(port, port),
-    };
-    let namespace = if one_namespace { 0 } else { service % 300 };
-    NetworkPolicy {
-        namespace: format!("team-{namespace:03}").into(),
-        name: format!("service-{service:05}").into(),
-        pods: instance(service),
-        ingress: Some(Box::new([
-            Rule {
-                peers: neighbours.collect(),
-                ports: Box::new([tcp(8080), tcp(8443)]),
-            },
-            Rule {
-                peers: Box::new([ingress_controller, block]),
-                ports: Box::new([Ports {
-                    protocol: 6,
-                    port: Port::Name("http".into()),
-                }]),
-            },
-        ])),
-        egress: None,
-    }
 }
 
 fn index(one_namespace: bool) -> Policies {

@@ -65,10 +65,10 @@ enum Task {
         #[arg(long)]
         quick: bool,
         /// Only this benchmark (may be repeated), and docs/overhead.md stays as it is
-        #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(bench::BENCHMARKS))]
+        #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(bench::BENCHMARKS.into_iter().chain(bench::OF_THE_AGENT)))]
         only: Vec<String>,
         /// An agent that is built already
-        #[arg(long, value_name = "PATH", conflicts_with = "only")]
+        #[arg(long, value_name = "PATH")]
         agent: Option<PathBuf>,
     },
     /// Write docs/cli.md from the command line and docs/unsafe.md from the sources, and follow the links between all pages

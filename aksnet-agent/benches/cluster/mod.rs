@@ -1,10 +1,14 @@
-//! The largest cluster: 150,000 pods, 5,000 nodes, 10,000 services, as the index is told of them.
+//! The largest cluster: 150,000 pods, 5,000 nodes, 10,000 services, 5,000 policies, as the index is told of them; and
+//! of a node with 250 of the pods.
 
 use std::fs;
 
-use aksnet_agent::identify::{
-    index::Index,
-    object::{Endpoint, Kind, Node, Object, Pod, Service, ServicePort, Slice, Text},
+use aksnet_agent::{
+    identify::{
+        index::Index,
+        object::{Endpoint, Kind, Node, Object, Pod, Service, ServicePort, Slice, Text},
+    },
+    policy::model::{NetworkPolicy, Operator, Peers, Port, Ports, Requirement, Rule, Selector},
 };
 use aksnet_common::flow::Addr;
 
@@ -12,6 +16,8 @@ pub const PODS: u32 = 150_000;
 pub const NODES: u32 = 5_000;
 pub const SERVICES: u32 = 10_000;
 const PER_SERVICE: u32 = PODS / SERVICES;
+/// Pods of this node: as many as a node of AKS may have.
+pub const LOCAL: u32 = 250;
 pub const S: u64 = 1_000_000_000;
 
 pub fn address(net: u8, n: u32) -> Addr {
@@ -25,6 +31,20 @@ pub fn node_name(n: u32) -> Text {
 
 fn pod_name(n: u32) -> Text {
     format!("service-{:05}-7d9c8b5f6-{n:05x}", n / PER_SERVICE).into()
+}
+
+/// Where a pod is: the first node is this one, with every so many-th.
+fn node_of(pod: u32) -> u32 {
+    if pod.is_multiple_of(PODS / LOCAL) {
+        0
+    } else {
+        1 + pod % (NODES - 1)
+    }
+}
+
+/// One of this node's pods.
+pub fn local(n: u32) -> u32 {
+    n % LOCAL * (PODS / LOCAL)
 }
 
 fn namespace(service: u32) -> Text {
@@ -45,7 +65,7 @@ pub fn pod(n: u32, net: u8) -> Pod {
         ("version", format!("v{}", service % 20)),
     ];
     Pod {
-        kind: if n.is_multiple_of(NODES) {
+        kind: if node_of(n) == 0 {
             Kind::LocalPod
         } else {
             Kind::RemotePod
@@ -56,7 +76,7 @@ pub fn pod(n: u32, net: u8) -> Pod {
         uid: format!("{n:08x}-1f2e-4d3c-8b4a-{n:012x}").into(),
         addresses: vec![address(net, n)],
         workload: format!("service-{service:05}").into(),
-        node: node_name(n % NODES),
+        node: node_name(node_of(n)),
         host_network: false,
         finished: false,
         labels: labels
@@ -117,11 +137,93 @@ fn slice(n: u32) -> Slice {
             .map(|pod| Endpoint {
                 address: address(10, pod),
                 pod: pod_name(pod),
-                node: node_name(pod % NODES),
-                zone: format!("westeurope-{}", pod % NODES % 3 + 1).into(),
+                node: node_name(node_of(pod)),
+                zone: format!("westeurope-{}", node_of(pod) % 3 + 1).into(),
             })
             .collect(),
         ports: vec![(6, 8080)],
+    }
+}
+
+/// Pods with these labels.
+pub fn needs(pairs: &[(&str, String)]) -> Selector {
+    let requirement = |(key, value): &(&str, String)| Requirement {
+        key: Text::from(*key),
+        operator: Operator::In,
+        values: Box::new([Text::from(value.as_str())]),
+    };
+    Selector(pairs.iter().map(requirement).collect())
+}
+
+/// The policy of a service: from its neighbours in the namespace, from the ingress controller's namespace, and from a
+/// range of addresses but a part of it.
+pub fn policy(service: u32, one_namespace: bool) -> NetworkPolicy {
+    let instance = |n: u32| {
+        needs(&[
+            ("app.kubernetes.io/name", "service".to_owned()),
+            ("app.kubernetes.io/instance", format!("service-{n:05}")),
+        ])
+    };
+    let neighbours = (0..5).map(|n| Peers::Pods {
+        namespaces: None,
+        pods: Some(instance((service + 300 * n) % SERVICES)),
+    });
+    let ingress_controller = Peers::Pods {
+        namespaces: Some(needs(&[(
+            "kubernetes.io/metadata.name",
+            "ingress".to_owned(),
+        )])),
+        pods: None,
+    };
+    let block = Peers::Block {
+        cidr: "172.16.0.0/12".parse().expect("it is one"),
+        except: Box::new(["172.16.99.0/24".parse().expect("it is one")]),
+    };
+    let tcp = |port| Ports {
+        protocol: 6,
+        port: Port::Range(port, port),
+    };
+    let namespace = if one_namespace { 0 } else { service % 300 };
+    NetworkPolicy {
+        namespace: format!("team-{namespace:03}").into(),
+        name: format!("service-{service:05}").into(),
+        pods: instance(service),
+        ingress: Some(Box::new([
+            Rule {
+                peers: neighbours.collect(),
+                ports: Box::new([tcp(8080), tcp(8443)]),
+            },
+            Rule {
+                peers: Box::new([ingress_controller, block]),
+                ports: Box::new([Ports {
+                    protocol: 6,
+                    port: Port::Name("http".into()),
+                }]),
+            },
+        ])),
+        egress: None,
+    }
+}
+
+/// Gives every other service's pods a policy, which all other services' pods pass after its other peers were asked; but
+/// one in 64 of the policies lets them not.
+pub fn add_policies(index: &mut Index) {
+    for service in (0..SERVICES).step_by(2) {
+        let mut policy = policy(service, false);
+        if !service.is_multiple_of(128) {
+            let all = needs(&[("app.kubernetes.io/name", "service".to_owned())]);
+            let peers = Peers::Pods {
+                namespaces: Some(Selector::default()),
+                pods: Some(all),
+            };
+            let last = Rule {
+                peers: Box::new([peers]),
+                ports: Box::default(),
+            };
+            let rules = policy.ingress.take().unwrap_or_default();
+            policy.ingress = Some(rules.into_iter().chain([last]).collect());
+        }
+        index.apply(Object::Policy(policy), S);
     }
 }
 

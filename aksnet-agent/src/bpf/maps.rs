@@ -9,11 +9,11 @@ use aksnet_common::{
 };
 use anyhow::{Context as _, Result};
 use aya::{
-    Ebpf, Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+    Ebpf,
+    maps::{Array, Map, MapData, PerCpuArray},
 };
 
-use super::mapped::FlowTable;
+use super::{batch::Emptied, mapped::FlowTable};
 use crate::{
     collect::source::{Source, Totals},
     conntrack::fullness::Fullness,
@@ -24,8 +24,8 @@ pub struct MapSource {
     table: FlowTable,
     epoch_map: Array<MapData, u32>,
     epoch: u32,
-    spill: [HashMap<MapData, FlowKey, SpillStats>; 2],
-    drops: [HashMap<MapData, DropKey, DropStats>; 2],
+    spill: [Emptied<FlowKey, SpillStats>; 2],
+    drops: [Emptied<DropKey, DropStats>; 2],
     overflow: PerCpuArray<MapData, SpillStats>,
     skipped: PerCpuArray<MapData, SkipStats>,
     events: PerCpuArray<MapData, u64>,
@@ -85,10 +85,12 @@ impl MapSource {
         wait_for_programs();
         // Read before the epoch turned: what came in between is in the new maps and is still to be seen.
         self.seen = Some(now);
-        self.spilled
-            .extend(drain(&mut self.spill[old]).context("cannot empty the spill map")?);
-        self.dropped
-            .extend(drain(&mut self.drops[old]).context("cannot empty the drop map")?);
+        self.spill[old]
+            .move_to(&mut self.spilled)
+            .context("cannot empty the spill map")?;
+        self.drops[old]
+            .move_to(&mut self.dropped)
+            .context("cannot empty the drop map")?;
         Ok(())
     }
 }
@@ -102,15 +104,6 @@ pub fn wait_for_programs() {
     if failed {
         std::thread::sleep(Duration::from_millis(aksnet_common::cell::QUIET_MS));
     }
-}
-
-/// Takes every entry out of a map that nobody writes any more.
-fn drain<K: Pod + Clone, V: Pod>(map: &mut HashMap<MapData, K, V>) -> Result<Vec<(K, V)>> {
-    let entries = map.iter().collect::<Result<Vec<_>, _>>()?;
-    for (key, _) in &entries {
-        map.remove(key)?;
-    }
-    Ok(entries)
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {

@@ -25,6 +25,9 @@ pub mod mapped;
 // The maps as one sweep reads them.
 pub mod maps;
 
+// Maps that are emptied many entries at a time.
+mod batch;
+
 pub use attach::Attacher;
 pub use loader::{DROP, LoadOptions, Loaded, load};
 pub use maps::MapSource;

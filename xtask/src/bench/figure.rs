@@ -29,6 +29,8 @@ pub enum Table {
     Agent,
     /// What grows with the number of flows.
     Growth,
+    /// A node that is full of pods.
+    Pods,
     /// What a cluster's services cost first packets, as the agent shows it.
     Services,
 }

@@ -29,6 +29,8 @@ pub mod resident;
 
 pub mod services;
 
+pub mod pods;
+
 pub mod report;
 
 pub mod plot;
@@ -38,12 +40,15 @@ use figure::{Figure, Table};
 /// aksnet-agent's benchmarks in the order in which they run. One that does not exist is left out.
 pub const BENCHMARKS: [&str; 6] = ["datapath", "growth", "wall", "sweep", "identify", "policy"];
 
+/// What is measured of the whole agent, after those.
+pub const OF_THE_AGENT: [&str; 3] = ["memory", "pods", "services"];
+
 /// How it is run.
 #[derive(Debug, Default)]
 pub struct Options {
     /// Fewer rounds, and docs/overhead.md stays as it is.
     pub quick: bool,
-    /// Only these of [`BENCHMARKS`]; all if empty. docs/overhead.md stays as it is.
+    /// Only these of [`BENCHMARKS`] and [`OF_THE_AGENT`]; all if empty. docs/overhead.md stays as it is.
     pub only: Vec<String>,
     /// An agent that is built already.
     pub agent: Option<PathBuf>,
@@ -63,17 +68,26 @@ pub fn run(options: &Options) -> Result<()> {
     say::catch_interrupts()?;
     let mut results = Results::default();
     let there = benchmarks()?;
-    let wanted = |name: &&&str| {
-        there.iter().any(|t| t == **name)
-            && (options.only.is_empty() || options.only.iter().any(|only| only == **name))
-    };
-    for name in BENCHMARKS.iter().filter(wanted) {
+    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
+    let there = |name: &str| there.iter().any(|t| t == name);
+    for name in BENCHMARKS.into_iter().filter(|n| wanted(n) && there(n)) {
         say::heading(&format!("Benchmark: {name}"));
         results.take(name, options.quick)?;
     }
-    if options.only.is_empty() {
-        of_the_agent(options, &mut results)?;
+    if OF_THE_AGENT.into_iter().any(wanted) {
+        let agent = match &options.agent {
+            Some(agent) => agent.clone(),
+            None => cargo::release_agent(None)?,
+        };
+        for name in OF_THE_AGENT.into_iter().filter(|name| wanted(name)) {
+            say::heading(&format!("Benchmark: {name}"));
+            for figure in of_the_agent(name, &agent)? {
+                println!("{}", figure.line());
+                results.figures.push(figure);
+            }
+        }
     }
+    results.add_shares();
     let about = format!(
         "Measured {} by `cargo xtask bench{}`: {}.",
         machine::today(),
@@ -96,25 +110,19 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What is measured of the whole agent: its memory, and what it says of services.
-fn of_the_agent(options: &Options, results: &mut Results) -> Result<()> {
-    let agent = match &options.agent {
-        Some(agent) => agent.clone(),
-        None => cargo::release_agent(None)?,
-    };
-    match resident_memory(&agent) {
-        Ok(figure) => {
-            println!("{}", figure.line());
-            results.figures.push(figure);
-        }
-        Err(error) => say::step(&format!("the agent's memory was not measured: {error:#}")),
+/// One of [`OF_THE_AGENT`].
+fn of_the_agent(name: &str, agent: &Path) -> Result<Vec<Figure>> {
+    match name {
+        "memory" => Ok(match resident_memory(agent) {
+            Ok(figure) => vec![figure],
+            Err(error) => {
+                say::step(&format!("the agent's memory was not measured: {error:#}"));
+                Vec::new()
+            }
+        }),
+        "pods" => pods::figures(agent),
+        _ => services::figures(agent),
     }
-    say::heading("First packets by number of services");
-    for figure in services::figures(&agent)? {
-        println!("{}", figure.line());
-        results.figures.push(figure);
-    }
-    Ok(())
 }
 
 /// What the benchmarks said.
@@ -125,6 +133,21 @@ struct Results {
 }
 
 impl Results {
+    /// What the agent's programs take of a core, from what a packet takes longer.
+    fn add_shares(&mut self) {
+        let wall = |figure: &&Figure| figure.table == Table::Wall && figure.row == row::AGENT;
+        // A nanosecond for each of a million packets is a millisecond of each second.
+        let share = |figure: &Figure| Figure {
+            row: row::AGENT_SHARE.to_owned(),
+            median: figure.median / 10.0,
+            low: figure.low / 10.0,
+            high: figure.high / 10.0,
+            ..figure.clone()
+        };
+        let shares: Vec<Figure> = self.figures.iter().filter(wall).map(share).collect();
+        self.figures.extend(shares);
+    }
+
     /// Runs one to its end.
     fn take(&mut self, name: &str, quick: bool) -> Result<()> {
         let mut command = cargo::command();

@@ -25,7 +25,7 @@ pub fn of(
     std::thread::sleep(settle);
     let worked = work();
     std::thread::sleep(settle);
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id()));
+    let mib = now(child.id());
     let ended = child.try_wait()?;
     if ended.is_none() {
         nix::sys::signal::kill(
@@ -38,7 +38,16 @@ pub fn of(
     if let Some(status) = ended {
         bail!("it ended by itself ({status})");
     }
-    resident(&status?).context("no VmRSS of the process")
+    mib
+}
+
+/// MiB that a process holds now.
+///
+/// # Errors
+/// When there is no such process.
+pub fn now(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    resident(&status).context("no VmRSS of the process")
 }
 
 fn resident(status: &str) -> Option<f64> {

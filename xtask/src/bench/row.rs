@@ -37,6 +37,9 @@ pub const AGENT: &str = "the agent's programs";
 /// As [`AGENT`], with more flows than cells.
 pub const AGENT_SMALL_TABLE: &str = "the agent's programs, more flows than cells";
 
+/// [`AGENT`] as processor time: nanoseconds per packet times a million packets a second.
+pub const AGENT_SHARE: &str = "the same: % of a core for a million packets a second";
+
 /// How long a packet takes with nothing attached.
 pub const BASE: &str = "a packet's whole time, nothing attached";
 /// The column of what is measured with nothing attached.
@@ -60,6 +63,8 @@ pub const CONNECT_REQUEST: &str = "connect-request-response, µs";
 pub const SWEEP: &str = "sweep of 65,536 live flows, ms";
 /// One sweep that meets 65,536 flows and names both ends of each.
 pub const SWEEP_NAMED: &str = "sweep of 65,536 new flows with names, ms";
+/// As [`SWEEP_NAMED`], where policies judge each as well.
+pub const SWEEP_JUDGED: &str = "sweep of 65,536 new flows with names, judged by 5,000 policies, ms";
 /// `/metrics` of 20,000 series.
 pub const SCRAPE: &str = "scrape of 20,000 series, ms";
 /// A pod's address, asked of an index of the largest cluster.
@@ -67,7 +72,8 @@ pub const LOOKUP: &str = "lookup among 150,000 pods, ns";
 /// A change of a pod folded into such an index.
 pub const POD_EVENT: &str = "a pod's change folded, µs";
 /// A process with such an index.
-pub const INDEX_MEMORY: &str = "RSS with 150,000 pods, 5,000 nodes, 10,000 services, MiB";
+pub const INDEX_MEMORY: &str =
+    "RSS with 150,000 pods, 5,000 nodes, 10,000 services, 5,000 policies, MiB";
 /// A flow judged that policies allow.
 pub const POLICY_ALLOWED: &str = "a flow allowed by one of 10,000 policies, µs";
 /// A flow judged that policies deny.
@@ -93,6 +99,21 @@ pub const GROWTH_SPILLED: &str = "flows in the spill map, %";
 pub const GROWTH_TABLES: &str = "all maps, MiB";
 /// What the process holds for the flows besides.
 pub const GROWTH_MEMORY: &str = "the agent's own account of them, MiB";
+
+/// From the agent's start on.
+pub const PODS_WATCHED: &str = "all pods are watched after, s";
+/// Processor time while there are no packets.
+pub const PODS_IDLE: &str = "processor time while nobody talks, % of a core";
+/// Processor time while all pods open connections.
+pub const PODS_BUSY: &str = "processor time while all talk, % of a core";
+/// How many those are.
+pub const PODS_CONNECTIONS: &str = "connections a second, of all pods, each counted";
+/// `/metrics` after that.
+pub const PODS_SCRAPE: &str = "a scrape over HTTP, ms";
+/// What it holds.
+pub const PODS_SERIES: &str = "series";
+/// Memory.
+pub const PODS_RESIDENT: &str = "RSS after that, MiB";
 
 /// First packets where kube-proxy writes iptables.
 pub const FIRST_IPTABLES: &str = "first packet, kube-proxy in iptables mode, µs";

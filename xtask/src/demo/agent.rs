@@ -201,6 +201,19 @@ impl<'a> Agent<'a> {
         Ok(text)
     }
 
+    /// How many pods' interfaces it watches.
+    pub(crate) fn pods_watched(&self) -> Result<usize> {
+        let status: serde_json::Value = serde_json::from_str(&self.get("/status")?)?;
+        let watched = status["interfaces"]["watched"].as_array();
+        let pods = watched.into_iter().flatten();
+        Ok(pods.filter(|interface| interface["role"] == "pod").count())
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child().id()
+    }
+
     /// What it answers at a path.
     fn get(&self, path: &str) -> Result<String> {
         let ask = || -> Result<String> {
