@@ -197,6 +197,11 @@ impl Agent {
         }
     }
 
+    /// How many interfaces it is attached to, or is trying to be.
+    pub fn watched(&self) -> u32 {
+        u32::try_from(self.attachments.states().count()).unwrap_or(u32::MAX)
+    }
+
     /// Detaches everything, and sweeps what was counted until then.
     pub fn end(mut self) {
         let stopping = Readiness::Waiting("stopping".to_owned());

@@ -1,6 +1,6 @@
 //! Looking without a running agent: programs that are loaded for as long as somebody looks.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
@@ -41,7 +41,7 @@ pub(super) async fn alone<L: Future<Output = Result<(), Failure>>>(
         }
     });
     let ended = ended.await;
-    let _deadline = Deadline::after(Duration::from_secs(2));
+    let _deadline = Deadline::of(&agent);
     agent.end();
     ended?
 }

@@ -20,8 +20,11 @@ use crate::{
     socket::server::Claim,
 };
 
-/// From the signal to the end.
+/// From the signal to the end, besides detaching.
 const DEADLINE: Duration = Duration::from_millis(1_900);
+/// For each interface, whose two programs are detached one after the other: the kernel waits for an RCU grace period each
+/// time, 7 ms on average and 27 at most (docs/overhead.md).
+const DETACHING: Duration = Duration::from_millis(50);
 /// Of that, for scrapes that are under way.
 const DRAIN: Duration = Duration::from_millis(300);
 
@@ -103,7 +106,7 @@ async fn run_until(
     if let Ok(signal) = &lived {
         tracing::info!("{signal}: stopping");
     }
-    let _deadline = Deadline::after(DEADLINE);
+    let _deadline = Deadline::of(&agent);
     let flows = agent.top().flow_log();
     agent.end();
     // Those who follow hear of what the last sweep found.
@@ -131,8 +134,13 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
+    /// For an agent that is about to end.
+    pub(crate) fn of(agent: &Agent) -> Self {
+        Self::after(DEADLINE + DETACHING * agent.watched())
+    }
+
     /// In so long.
-    pub(crate) fn after(time: Duration) -> Self {
+    fn after(time: Duration) -> Self {
         let (armed, disarmed) = mpsc::channel::<()>();
         std::thread::spawn(move || {
             if disarmed.recv_timeout(time) == Err(mpsc::RecvTimeoutError::Timeout) {

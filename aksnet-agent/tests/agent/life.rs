@@ -29,9 +29,12 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_aksnet-agent");
 /// Where it listens: each testbed's node has a loopback of its own.
 pub const LISTEN: &str = "127.0.0.1:9435";
 
-/// From the signal to the end, at the most: what the DaemonSet gives it before it is killed
-/// (`terminationGracePeriodSeconds`). The agent's own limit is two seconds, on a machine that has time for it.
+/// From the signal to the end, at the most. The agent's own limit is two seconds and 50 ms for each interface, on a machine
+/// that has time for it; what the DaemonSet gives it (`terminationGracePeriodSeconds`) is for a node full of pods.
 pub const END: Duration = Duration::from_secs(5);
+
+/// And for each interface more.
+const DETACHING: Duration = Duration::from_millis(50);
 
 /// How long anything else may take.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -309,9 +312,11 @@ impl<'a> Agent<'a> {
 
     /// Ends it by a signal; checks that it ends as promised, and returns what it said.
     pub fn stop(mut self, signal: Signal) -> Result<String> {
+        let interfaces = u32::try_from(attached(self.bed)?.len() / 2)?;
+        let most = stretched(END) + stretched(DETACHING * interfaces);
         let sent = Instant::now();
         self.signal(signal)?;
-        let status = wait(&mut self.child, PATIENCE)?;
+        let status = wait(&mut self.child, most + PATIENCE)?;
         let took = sent.elapsed();
         let said = self.said();
         // Where instructions are translated the agent may run out of the time that it gives itself, and says so.
@@ -320,7 +325,7 @@ impl<'a> Agent<'a> {
             status.code() == Some(0) || slow,
             "{signal}: {status}\n{said}"
         );
-        ensure!(took < stretched(END), "{signal}: took {took:?}\n{said}");
+        ensure!(took < most, "{signal}: took {took:?}\n{said}");
         ensure!(!self.socket.exists(), "{signal}: the socket stays");
         let left = attached(self.bed)?;
         ensure!(left.is_empty(), "{signal}: still attached: {left:?}");

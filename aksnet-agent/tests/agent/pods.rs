@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use xtask::testbed::{Builder, Hairpin, Testbed, traffic::Tcp};
+use xtask::testbed::{
+    Builder, Hairpin, Testbed,
+    traffic::{Tcp, TcpServer},
+};
 
 use crate::{
     life::{Agent, Home, eventually, plan_flags, turn},
@@ -88,6 +91,41 @@ fn new_pods_are_watched_at_once_and_deleted_ones_vanish() -> Result<()> {
     ] {
         come_and_go(builder)?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_node_with_as_many_pods_as_aks_allows_is_watched_counted_and_left() -> Result<()> {
+    const PODS: usize = 250;
+    let Some(_turn) = turn() else { return Ok(()) };
+    let bed = Testbed::azure_overlay().pods(PODS).build()?;
+    let server = TcpServer::echo(bed.remote_pod(0).netns(), (bed.remote_pod(0).ip(), 8080))?;
+    let home = Home::new()?;
+    let agent = Agent::start(&bed, &home, plan_flags(&bed))?;
+    let began = Instant::now();
+    eventually("all pods are watched", || {
+        // And the uplink.
+        Ok(agent.attached()?.len() > PODS)
+    })?;
+    println!("{PODS} pods are watched after {:?}", began.elapsed());
+    let mut made = 0;
+    for pod in bed.node().pods() {
+        made += Tcp::to(server.address())
+            .connections(4)
+            .run(pod.netns())?
+            .connections;
+    }
+    server.settle()?;
+    let scrape = agent.settled()?;
+    let labels = [("class", "pod_to_pod"), ("protocol", "tcp")];
+    let counted = scrape.count("aksnet_flow_connections_total", &labels);
+    assert_eq!(counted, made);
+    let complaints = agent.complaints();
+    assert!(complaints.is_empty(), "{complaints:?}");
+    // Two programs for each, and the kernel waits for each: it ends by itself all the same, and nothing is left.
+    let sent = Instant::now();
+    agent.stop(Signal::SIGTERM)?;
+    println!("it ended after {:?}", sent.elapsed());
     Ok(())
 }
 

@@ -98,7 +98,9 @@ pub fn figures(agent: &Path) -> Result<Vec<Figure>> {
     figures.push(figure(row::PODS_SERIES, scrape.len() as f64));
     let mib = resident::now(agent.pid())?;
     figures.push(figure(row::PODS_RESIDENT, mib));
+    let stopped = Instant::now();
     agent.stop()?;
+    figures.push(figure(row::PODS_ENDED, stopped.elapsed().as_secs_f64()));
     Ok(figures)
 }
 

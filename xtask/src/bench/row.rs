@@ -112,8 +112,11 @@ pub const PODS_CONNECTIONS: &str = "connections a second, of all pods, each coun
 pub const PODS_SCRAPE: &str = "a scrape over HTTP, ms";
 /// What it holds.
 pub const PODS_SERIES: &str = "series";
-/// Memory.
+/// What it then holds.
 pub const PODS_RESIDENT: &str = "RSS after that, MiB";
+
+/// From SIGTERM on.
+pub const PODS_ENDED: &str = "it has detached from all and ended after, s";
 
 /// First packets where kube-proxy writes iptables.
 pub const FIRST_IPTABLES: &str = "first packet, kube-proxy in iptables mode, µs";
