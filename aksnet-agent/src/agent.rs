@@ -198,6 +198,7 @@ impl Agent {
     }
 
     /// How many interfaces it is attached to, or is trying to be.
+    #[must_use]
     pub fn watched(&self) -> u32 {
         u32::try_from(self.attachments.states().count()).unwrap_or(u32::MAX)
     }
