@@ -85,9 +85,9 @@ impl<K: Pod, V: Pod> Emptied<K, V> {
                 map: self.map.fd().as_fd().as_raw_fd().cast_unsigned(),
                 ..Batch::default()
             };
-            // SAFETY: the kernel reads `Batch`, which is as long as is said, and writes at most `count` keys and values, for
-            // which there is room as their sizes are the map's, and four bytes at `to`: a hash map's places are u32
-            // (kernel/bpf/hashtab.c, `__htab_map_lookup_and_delete_batch`).
+            // SAFETY: the kernel reads `Batch`, which is as long as is said, and writes at most `count` keys and
+            // values, for which there is room as their sizes are the map's, and four bytes at `to`: a hash map's
+            // places are u32 (kernel/bpf/hashtab.c, 6.12, `__htab_map_lookup_and_delete_batch`).
             let result = unsafe {
                 libc::syscall(
                     libc::SYS_bpf,

@@ -22,11 +22,11 @@ use crate::{
 
 /// From the signal to the end, besides detaching.
 const DEADLINE: Duration = Duration::from_millis(1_900);
-/// For each interface, whose two programs are detached one after the other: the kernel waits for an RCU grace period each
-/// time, 7 ms on average and 27 at most (docs/overhead.md).
-const DETACHING: Duration = Duration::from_millis(50);
 /// Of that, for scrapes that are under way.
 const DRAIN: Duration = Duration::from_millis(300);
+/// To detach the two programs of an interface one after the other: the kernel waits for an RCU grace period each time, 7 ms
+/// on average and 27 at most (docs/overhead.md).
+const DETACHING: Duration = Duration::from_millis(50);
 
 /// The whole life, until SIGTERM or SIGINT.
 ///

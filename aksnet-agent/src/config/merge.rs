@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
+use toml_writer::ToTomlValue as _;
 
 use super::{
     Config, Kubernetes, MetricsAuth,
@@ -108,18 +109,14 @@ impl Effective {
     /// As a config file that says the same, each line with its origin.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        let quote = |s: &String| format!("{s:?}");
         let mut lines = Vec::new();
         for setting in SETTINGS {
             let values = (setting.get)(&self.config);
             let plain = |v: &str| v.parse::<u64>().is_ok() || v.parse::<bool>().is_ok();
             let value = match setting.arity {
-                Arity::Many => {
-                    let items: Vec<String> = values.iter().map(quote).collect();
-                    format!("[{}]", items.join(", "))
-                }
+                Arity::Many => values.to_toml_value(),
                 _ if plain(&values[0]) => values[0].clone(),
-                _ => quote(&values[0]),
+                _ => values[0].to_toml_value(),
             };
             lines.push(format!(
                 "{} = {value}  # {}\n",
@@ -557,6 +554,16 @@ mod tests {
         let again = merge(vec![file::read("printed", &e.to_toml()).unwrap()]).unwrap();
         assert_eq!(again.config, e.config);
         assert!(e.to_toml().contains("interval = \"250ms\"  # flag\n"));
+    }
+
+    #[test]
+    fn what_toml_has_to_escape_is_escaped_as_toml_does() {
+        for strange in ["/run/\0\u{1}\u{7f}.sock", "/a\"b\\c\n'd\u{200b}é"] {
+            let e = merge(vec![flag("socket", strange)]).unwrap();
+            let written = e.to_toml();
+            let again = merge(vec![file::read("printed", &written).unwrap()]).unwrap();
+            assert_eq!(again.config, e.config, "{written}");
+        }
     }
 
     #[test]

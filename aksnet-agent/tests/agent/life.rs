@@ -33,7 +33,7 @@ pub const LISTEN: &str = "127.0.0.1:9435";
 /// that has time for it; what the DaemonSet gives it (`terminationGracePeriodSeconds`) is for a node full of pods.
 pub const END: Duration = Duration::from_secs(5);
 
-/// And for each interface more.
+/// As much more for each interface, as the agent allows itself.
 const DETACHING: Duration = Duration::from_millis(50);
 
 /// How long anything else may take.

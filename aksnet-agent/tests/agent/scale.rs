@@ -8,10 +8,15 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nix::sys::signal::Signal;
-use xtask::testbed::{
-    Testbed, counters,
-    frame::{Frame, Packet},
-    traffic::{Connect, FrameSocket, ShortConnections, Tcp, TcpServer, Udp, UdpServer, connect},
+use xtask::{
+    bench::process::processor_time,
+    testbed::{
+        Testbed, counters,
+        frame::{Frame, Packet},
+        traffic::{
+            Connect, FrameSocket, ShortConnections, Tcp, TcpServer, Udp, UdpServer, connect,
+        },
+    },
 };
 
 use crate::{
@@ -222,20 +227,6 @@ pub fn code(pid: u32) -> Result<u64> {
     Ok(sum)
 }
 
-/// User and system time of a process.
-fn cpu_time(pid: u32) -> Result<Duration> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> = text
-        .rsplit_once(')')
-        .context("a command")?
-        .1
-        .split_whitespace()
-        .collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    // USER_HZ is 100 on every architecture that matters.
-    Ok(Duration::from_millis(ticks * 10))
-}
-
 #[test]
 fn sixty_thousand_live_flows_fit_in_64_mebibytes() -> Result<()> {
     let Some(_turn) = turn() else { return Ok(()) };
@@ -266,11 +257,11 @@ fn sixty_thousand_live_flows_fit_in_64_mebibytes() -> Result<()> {
             std::thread::sleep(Duration::from_secs(2));
         }
     }
-    let cpu = cpu_time(agent.pid())?;
+    let cpu = processor_time(agent.pid())?;
     let started = Instant::now();
     std::thread::sleep(Duration::from_secs(3));
     let scrape = agent.scrape()?;
-    let busy = cpu_time(agent.pid())?.saturating_sub(cpu);
+    let busy = processor_time(agent.pid())?.saturating_sub(cpu);
     let (rss, peak) = (
         memory(agent.pid(), "VmRSS:")?,
         memory(agent.pid(), "VmHWM:")?,

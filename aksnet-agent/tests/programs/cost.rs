@@ -42,7 +42,7 @@ fn no_program_is_much_larger_than_it_was() {
                 .expect("the object has the program")
                 .info()
                 .expect("the kernel describes it");
-            // Nothing where the kernel does not compile programs, or for another machine.
+            // 0 where the kernel does not compile programs.
             let jited = cfg!(target_arch = "x86_64").then(|| info.size_jitted());
             let sizes = [
                 (

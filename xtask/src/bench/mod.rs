@@ -25,7 +25,7 @@ pub mod target;
 // What is written down.
 pub mod machine;
 
-pub mod resident;
+pub mod process;
 
 pub mod services;
 
@@ -197,7 +197,7 @@ fn resident_memory(agent: &Path) -> Result<Figure> {
         .args(["run", "--listen", "127.0.0.1:9435", "--socket"])
         .arg(socket);
     let wire = FrameSocket::open(&netns, "wire")?;
-    let mib = resident::of(&mut command, Duration::from_secs(3), || {
+    let mib = process::resident_after(&mut command, Duration::from_secs(3), || {
         (0..=u16::MAX).try_for_each(|port| wire.send(&datagram(port)))
     })?;
     Ok(Figure::range(Table::Agent, row::RESIDENT, "-", vec![mib]))

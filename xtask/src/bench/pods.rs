@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::figure::{Figure, Table};
-use super::{resident, row};
+use super::{process, row};
 use crate::demo::agent::Agent;
 use crate::say;
 use crate::testbed::traffic::{Tcp, TcpServer};
@@ -96,7 +96,7 @@ pub fn figures(agent: &Path) -> Result<Vec<Figure>> {
     ));
     #[expect(clippy::cast_precision_loss, reason = "some thousands")]
     figures.push(figure(row::PODS_SERIES, scrape.len() as f64));
-    let mib = resident::now(agent.pid())?;
+    let mib = process::resident(agent.pid())?;
     figures.push(figure(row::PODS_RESIDENT, mib));
     let stopped = Instant::now();
     agent.stop()?;
@@ -123,39 +123,13 @@ impl Busy {
         Ok(Self {
             pid,
             since: Instant::now(),
-            before: processor_time(pid)?,
+            before: process::processor_time(pid)?,
         })
     }
 
     /// Of one core.
     fn percent(&self) -> Result<f64> {
-        let spent = processor_time(self.pid)?.saturating_sub(self.before);
+        let spent = process::processor_time(self.pid)?.saturating_sub(self.before);
         Ok(spent.as_secs_f64() * 100.0 / self.since.elapsed().as_secs_f64())
-    }
-}
-
-/// What a process has spent in user space and in the kernel (`proc_pid_stat(5)`, fields 14 and 15, in ticks of 10 ms).
-fn processor_time(pid: u32) -> Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let ticks = of_stat(&stat).context("no times in the process's stat")?;
-    Ok(Duration::from_millis(ticks * 10))
-}
-
-fn of_stat(stat: &str) -> Option<u64> {
-    // The name in parentheses may hold blanks; the field after it is the third.
-    let rest = stat.rsplit_once(')')?.1;
-    let mut fields = rest.split_whitespace().skip(14 - 3);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_stand_after_a_name_of_any_kind() {
-        let stat = "7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 250 40 0 0 20";
-        assert_eq!(of_stat(stat), Some(290));
-        assert_eq!(of_stat("7 (a) S 1"), None);
     }
 }

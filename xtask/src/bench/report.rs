@@ -30,7 +30,8 @@ const TABLES: [(Table, &str, &str); 8] = [
         Table::Wall,
         "A routed packet",
         "Nanoseconds that a packet takes longer through the node, both hooks together, than one on the control route: \
-         median of the pairwise differences (quartiles). The last row is the packet's whole time.",
+         median of the pairwise differences (quartiles). Two rows are not differences: a packet's whole time, and what the \
+         agent's programs take of a core.",
     ),
     (
         Table::Sockets,

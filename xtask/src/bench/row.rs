@@ -38,7 +38,7 @@ pub const AGENT: &str = "the agent's programs";
 pub const AGENT_SMALL_TABLE: &str = "the agent's programs, more flows than cells";
 
 /// [`AGENT`] as processor time: nanoseconds per packet times a million packets a second.
-pub const AGENT_SHARE: &str = "the same: % of a core for a million packets a second";
+pub const AGENT_SHARE: &str = "the agent's programs, % of a core for a million packets a second";
 
 /// How long a packet takes with nothing attached.
 pub const BASE: &str = "a packet's whole time, nothing attached";
@@ -100,22 +100,21 @@ pub const GROWTH_TABLES: &str = "all maps, MiB";
 /// What the process holds for the flows besides.
 pub const GROWTH_MEMORY: &str = "the agent's own account of them, MiB";
 
-/// From the agent's start on.
+/// From the agent's start until the last of the pods is watched.
 pub const PODS_WATCHED: &str = "all pods are watched after, s";
 /// Processor time while there are no packets.
 pub const PODS_IDLE: &str = "processor time while nobody talks, % of a core";
 /// Processor time while all pods open connections.
 pub const PODS_BUSY: &str = "processor time while all talk, % of a core";
-/// How many those are.
+/// How many they open.
 pub const PODS_CONNECTIONS: &str = "connections a second, of all pods, each counted";
 /// `/metrics` after that.
 pub const PODS_SCRAPE: &str = "a scrape over HTTP, ms";
-/// What it holds.
+/// What such a scrape holds.
 pub const PODS_SERIES: &str = "series";
-/// What it then holds.
+/// The agent's memory after all of that.
 pub const PODS_RESIDENT: &str = "RSS after that, MiB";
-
-/// From SIGTERM on.
+/// From SIGTERM until the agent has ended.
 pub const PODS_ENDED: &str = "it has detached from all and ended after, s";
 
 /// First packets where kube-proxy writes iptables.

@@ -20,8 +20,9 @@ use crate::testbed::Netns;
 /// How long the agent may take to be ready.
 const START: Duration = Duration::from_secs(10);
 
-/// How long it may take to end: what the DaemonSet gives it. It promises two seconds and 50 ms for each interface.
-const END: Duration = Duration::from_secs(20);
+/// How long it may take to end, and to detach from each pod; it promises two seconds and 50 ms for each interface.
+const END: Duration = Duration::from_secs(3);
+const DETACHING: Duration = Duration::from_millis(50);
 
 /// More flows than a demo has.
 const ALL_FLOWS: &str = "10000";
@@ -237,10 +238,12 @@ impl<'a> Agent<'a> {
 
     /// Ends it as Kubernetes would, and checks that it ends well.
     pub(crate) fn stop(&self) -> Result<()> {
+        let pods = u32::try_from(self.pods_watched().unwrap_or_default())?;
+        let most = END + DETACHING * pods;
         let mut child = self.child();
         let start = Instant::now();
         kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM)?;
-        while start.elapsed() < END {
+        while start.elapsed() < most {
             if let Some(status) = child.try_wait()? {
                 ensure!(
                     status.success(),
@@ -252,7 +255,7 @@ impl<'a> Agent<'a> {
             std::thread::sleep(Duration::from_millis(20));
         }
         child.kill()?;
-        bail!("the agent did not end within {END:?} of SIGTERM")
+        bail!("the agent did not end within {most:?} of SIGTERM")
     }
 }
 

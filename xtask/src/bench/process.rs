@@ -1,4 +1,4 @@
-//! The agent's *resident* memory: the real binary, started as on a node, looked at once it has settled.
+//! What a *process* needs: memory and processor time.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 ///
 /// # Errors
 /// When it cannot be started, or ends by itself before.
-pub fn of(
+pub fn resident_after(
     command: &mut Command,
     settle: Duration,
     work: impl FnOnce() -> Result<()>,
@@ -25,7 +25,7 @@ pub fn of(
     std::thread::sleep(settle);
     let worked = work();
     std::thread::sleep(settle);
-    let mib = now(child.id());
+    let mib = resident(child.id());
     let ended = child.try_wait()?;
     if ended.is_none() {
         nix::sys::signal::kill(
@@ -45,12 +45,30 @@ pub fn of(
 ///
 /// # Errors
 /// When there is no such process.
-pub fn now(pid: u32) -> Result<f64> {
+pub fn resident(pid: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    resident(&status).context("no VmRSS of the process")
+    resident_of(&status).context("no VmRSS of the process")
 }
 
-fn resident(status: &str) -> Option<f64> {
+/// What a process has spent in user space and in the kernel, to 10 ms (`proc_pid_stat(5)`, fields 14 and 15; `USER_HZ` is
+/// 100 wherever Linux runs an agent).
+///
+/// # Errors
+/// When there is no such process.
+pub fn processor_time(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let ticks = ticks_of(&stat).context("no times in the process's stat")?;
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+fn ticks_of(stat: &str) -> Option<u64> {
+    // The name in parentheses may hold blanks; the field after it is the third.
+    let rest = stat.rsplit_once(')')?.1;
+    let mut fields = rest.split_whitespace().skip(14 - 3);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
+fn resident_of(status: &str) -> Option<f64> {
     let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
     let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib / 1024.0)
@@ -62,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_process_is_looked_at_and_ended() {
-        let mib = of(
+        let mib = resident_after(
             Command::new("sleep").arg("60"),
             Duration::from_millis(100),
             || Ok(()),
@@ -74,12 +92,19 @@ mod tests {
     #[test]
     fn one_that_ends_by_itself_is_an_error() {
         let true_ = &mut Command::new("true");
-        assert!(of(true_, Duration::from_millis(100), || Ok(())).is_err());
+        assert!(resident_after(true_, Duration::from_millis(100), || Ok(())).is_err());
     }
 
     #[test]
     fn kibibytes_become_mebibytes() {
-        assert_eq!(resident("Name:\tx\nVmRSS:\t   2048 kB\n"), Some(2.0));
-        assert_eq!(resident("Name:\tx\n"), None);
+        assert_eq!(resident_of("Name:\tx\nVmRSS:\t   2048 kB\n"), Some(2.0));
+        assert_eq!(resident_of("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn times_stand_after_a_name_of_any_kind() {
+        let stat = "7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 250 40 0 0 20";
+        assert_eq!(ticks_of(stat), Some(290));
+        assert_eq!(ticks_of("7 (a) S 1"), None);
     }
 }
