@@ -161,6 +161,19 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_value_is_quoted_in_one_line_without_control_characters() {
+        let text = "node_name = \"n\"\nlisten = \"\"\"a\nb\\u001b[2Jc\"\"\"\n";
+        let given = read("agent.toml", text).unwrap();
+        let error = crate::config::merge::merge(vec![given])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("agent.toml:2: listen: 'a\\nb\\u{1b}[2Jc' is not ADDRESS:PORT"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn lists_single_values_and_named_tables_are_read() {
         let given = read(
             "f",

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -222,6 +222,7 @@ fn build(places: &Places, targets: &[Target]) -> Result<()> {
 struct Row {
     name: String,
     figures: Figures,
+    /// How long it ran: less than was allowed if it did not survive.
     seconds: u64,
     /// Its inputs, its output and how it is repeated, if it did not survive.
     found: Option<String>,
@@ -284,9 +285,11 @@ fn one(places: &Places, target: &Target, seconds: u64) -> Result<Row> {
         .arg(format!("-artifact_prefix={}/", findings.display()))
         .args(["-print_final_stats=1", "-use_value_profile=1"])
         .stdin(Stdio::null());
+    let started = Instant::now();
     let output = command
         .output()
         .with_context(|| format!("cannot start the target {name}"))?;
+    let seconds = started.elapsed().as_secs();
     let text = String::from_utf8_lossy(&output.stderr);
     let found = (!output.status.success()).then(|| {
         let log = places.findings.join(format!("{name}.log"));
@@ -308,7 +311,12 @@ fn one(places: &Places, target: &Target, seconds: u64) -> Result<Row> {
         )
     });
     let figures = Figures::read(&text);
-    println!("  {}", figures.line(name, seconds));
+    let end = if found.is_some() {
+        ", and did not survive"
+    } else {
+        ""
+    };
+    println!("  {}{end}", figures.line(name, seconds));
     Ok(Row {
         name: name.to_owned(),
         figures,
