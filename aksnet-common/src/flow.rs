@@ -239,6 +239,34 @@ pub struct Bucket {
     pub cells: [HotCell; WAYS],
 }
 
+/// Which packets of a flow are timed besides its SYNs, by their number in its cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampling {
+    /// One of so many, less one; a power of two, less one.
+    pub mask: u32,
+    /// Before that, so many first packets.
+    pub first: u32,
+}
+
+impl Sampling {
+    /// Every packet.
+    pub const EVERY: Self = Self { mask: 0, first: 0 };
+
+    /// Whether the packet is timed that found `number` others in [`HotCell::skbs`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn times(self, number: u64) -> bool {
+        number & self.mask as u64 == 0 || number < self.first as u64
+    }
+
+    /// Whether any is timed of those that brought [`HotCell::skbs`] from one count to another.
+    #[inline]
+    #[must_use]
+    pub const fn times_any(self, from: u64, to: u64) -> bool {
+        to > from && (from < self.first as u64 || (to - 1) & !(self.mask as u64) >= from)
+    }
+}
+
 /// Buckets of a NAT-path histogram: bucket `i` holds times of `[2^(i+8), 2^(i+9))` ns; the first also what
 /// is shorter, the last also what is longer.
 pub const TIME_BUCKETS: usize = 16;
@@ -432,5 +460,25 @@ mod tests {
             "worst bucket has {:?}",
             load.iter().max()
         );
+    }
+
+    #[test]
+    fn a_range_of_packets_has_a_timed_one_when_one_of_them_is() {
+        for mask in [0, 1, 7, 63] {
+            for first in [0, 1, 4, 9] {
+                let sampling = Sampling { mask, first };
+                for from in 0..140 {
+                    for to in from..140 {
+                        let any = (from..to).any(|number| sampling.times(number));
+                        assert_eq!(
+                            sampling.times_any(from, to),
+                            any,
+                            "{sampling:?} {from}..{to}"
+                        );
+                    }
+                }
+            }
+        }
+        assert!(!Sampling { mask: 63, first: 4 }.times_any(9, 3));
     }
 }

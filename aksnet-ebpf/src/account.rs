@@ -2,7 +2,9 @@
 
 use aksnet_common::{
     cell::{self, Cells, Place},
-    flow::{Bucket, FlowKey, HotCell, KEY_FRAGMENT, STAGE_ESTABLISHED, STAGE_FIRST, WAYS},
+    flow::{
+        Bucket, FlowKey, HotCell, KEY_FRAGMENT, STAGE_ESTABLISHED, STAGE_FIRST, Sampling, WAYS,
+    },
     packet::{self, ACK, Link, Network, Packet, Parsed, SYN, TCP},
     passage::NO_CELL,
     stats::{Event, Role, Skip},
@@ -334,11 +336,11 @@ fn count(packet: &TcPacket, mut parsed: Parsed, at: At) {
             }
         }
         // The packet that claimed the cell is not always its first: another CPU's may have been quicker.
-        if number & u64::from(config::sample_mask()) != 0
-            && number >= u64::from(config::first_packets())
-            && !syn
-            && !claimed
-        {
+        let sampling = Sampling {
+            mask: config::sample_mask(),
+            first: config::first_packets(),
+        };
+        if !sampling.times(number) && !syn && !claimed {
             return;
         }
         // One reading for all that is timed: it costs more than all the rest of a known flow's packet. What ENTER

@@ -4,7 +4,7 @@
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use aksnet_common::{
-    flow::WAYS,
+    flow::{Sampling, WAYS},
     probe_config::{Settings, global},
 };
 use anyhow::{Context as _, Result, bail};
@@ -101,11 +101,15 @@ pub struct Loaded {
 pub fn load(options: &LoadOptions) -> Result<Loaded> {
     check(options)?;
     let kernel = Kernel::read()?;
+    let sampling = Sampling {
+        mask: options.sample - 1,
+        first: options.first_packets,
+    };
     let settings = Settings {
         hash_seed: options.hash_seed.unwrap_or_else(random_seed),
         bucket_mask: options.flow_cells / CELLS_PER_BUCKET - 1,
-        sample_mask: options.sample - 1,
-        first_packets: options.first_packets,
+        sample_mask: sampling.mask,
+        first_packets: sampling.first,
         netns: match options.netns {
             Some(inode) => inode,
             None => kernel::own_netns()?,
@@ -158,7 +162,7 @@ pub fn load(options: &LoadOptions) -> Result<Loaded> {
         let program: &mut SchedClassifier = ebpf.program_mut(name).context(*name)?.try_into()?;
         program.load()?;
     }
-    let source = MapSource::take(&mut ebpf, options.flow_cells)?;
+    let source = MapSource::take(&mut ebpf, options.flow_cells, sampling)?;
     let attacher = Attacher::new(ebpf, programs, options.attach)?;
     Ok(Loaded {
         attacher,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aksnet_common::{
     drops::{DropKey, DropStats},
-    flow::{ColdCell, FlowKey, HotCell, SpillStats},
+    flow::{ColdCell, FlowKey, HotCell, Sampling, SpillStats},
     stats::{Event, Role, Skip, SkipStats},
 };
 use anyhow::{Context as _, Result};
@@ -22,6 +22,7 @@ use crate::{
 /// The running programs' maps.
 pub struct MapSource {
     table: FlowTable,
+    sampling: Sampling,
     epoch_map: Array<MapData, u32>,
     epoch: u32,
     spill: [Emptied<FlowKey, SpillStats>; 2],
@@ -40,15 +41,16 @@ pub struct MapSource {
 }
 
 impl MapSource {
-    /// Takes the maps out of the loaded object and maps the flow table.
+    /// Takes the maps out of the loaded object and maps the flow table. `sampling` is what the programs were told.
     ///
     /// # Errors
     /// When a map is missing or not of its kind, or cannot be mapped.
-    pub fn take(ebpf: &mut Ebpf, cells: u32) -> Result<Self> {
+    pub fn take(ebpf: &mut Ebpf, cells: u32, sampling: Sampling) -> Result<Self> {
         let flows = data(take(ebpf, "FLOWS")?)?;
         let times = data(take(ebpf, "TIMES")?)?;
         Ok(Self {
             table: FlowTable::new(&flows, &times, cells)?,
+            sampling,
             epoch_map: take(ebpf, "EPOCH")?.try_into()?,
             epoch: 0,
             spill: [
@@ -145,6 +147,10 @@ impl Source for MapSource {
 
     fn timed(&self, cell: u32) -> u64 {
         self.table.timed(cell)
+    }
+
+    fn sampling(&self) -> Sampling {
+        self.sampling
     }
 
     fn close(&self, cell: u32) -> bool {

@@ -4,7 +4,7 @@
 //! lay between two reads) is in the next. There is one `Seen` per cell in a flat table, one cache line
 //! each, as a sweep walks all of them; a `ColdSeen` is touched only when a packet of the flow was timed.
 
-use aksnet_common::flow::{ColdCell, HotCell, TIME_BUCKETS};
+use aksnet_common::flow::{ColdCell, HotCell, Sampling, TIME_BUCKETS};
 
 use crate::{
     classify::{Anomaly, Class},
@@ -41,6 +41,8 @@ const ANOMALY_SHIFT: u16 = 12;
 
 /// Policies deny it; see `gap`.
 pub(super) const GAP: u16 = 1 << 14;
+/// Of the packets that were new at the last look, some may be timed, and still have been under way then.
+pub(super) const TIMED: u16 = 1 << 15;
 
 /// What of a cell's hot half has been accounted, and to which series.
 #[derive(Clone, Copy, Debug, Default)]
@@ -124,13 +126,28 @@ impl Seen {
         }
     }
 
+    /// Whether there may be timed packets that were not read yet: some came since the last look, or may have been under
+    /// way then. SYNs are always timed; one more or one again changes `syn_ns` or `retransmits`.
+    #[inline]
+    pub(super) fn may_have_times(&self, hot: &HotCell, sampling: Sampling) -> bool {
+        self.has(TIMED) || self.times_new(hot, sampling)
+    }
+
+    /// Whether some of the packets since the last look may be timed.
+    fn times_new(&self, hot: &HotCell, sampling: Sampling) -> bool {
+        sampling.times_any(self.skbs, hot.skbs)
+            || hot.syn_ns != self.syn_ns
+            || hot.retransmits != self.retransmits
+    }
+
     /// Accounts what is new in the cell.
     #[inline]
     #[expect(
         clippy::cast_possible_truncation,
         reason = "low 32 bits are meant; TCP flags are one byte"
     )]
-    pub(super) fn advance(&mut self, hot: &HotCell) -> HotDelta {
+    pub(super) fn advance(&mut self, hot: &HotCell, sampling: Sampling) -> HotDelta {
+        self.set(TIMED, self.times_new(hot, sampling));
         let skbs = hot.skbs.saturating_sub(self.skbs);
         let gso = u64::from((hot.gso_packets as u32).wrapping_sub(self.gso_packets));
         let bytes = hot.bytes.saturating_sub(self.bytes);
@@ -262,11 +279,11 @@ mod tests {
                 hot.gso_bytes += skbs * gso * 40;
                 hot.connections += connections;
                 if *look {
-                    add(seen.advance(&hot));
+                    add(seen.advance(&hot, Sampling::EVERY));
                 }
             }
-            add(seen.advance(&hot));
-            prop_assert_eq!(seen.advance(&hot), HotDelta::default());
+            add(seen.advance(&hot, Sampling::EVERY));
+            prop_assert_eq!(seen.advance(&hot, Sampling::EVERY), HotDelta::default());
             prop_assert_eq!(sum.skbs, hot.skbs);
             prop_assert_eq!(sum.packets, hot.skbs + hot.gso_packets);
             prop_assert_eq!(sum.bytes, hot.bytes + hot.gso_bytes);

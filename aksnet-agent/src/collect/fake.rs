@@ -6,7 +6,7 @@ use std::{cell::RefCell, collections::HashMap};
 use aksnet_common::{
     cell::{self, Cells, Place},
     drops::{DropKey, DropStats},
-    flow::{ColdCell, FlowKey, HotCell, SpillStats, WAYS, time_bucket},
+    flow::{ColdCell, FlowKey, HotCell, Sampling, SpillStats, WAYS, time_bucket},
     packet::{ACK, SYN, TCP},
     passage::{NatKind, Tuple},
     stats::Role,
@@ -69,6 +69,8 @@ pub struct FakeSource {
     drops: HashMap<DropKey, DropStats>,
     /// Shown by [`Source::totals`].
     pub totals: Totals,
+    /// Packets of other numbers leave without a time, whatever they say; SYNs have one.
+    pub sampling: Sampling,
     mask: u64,
 }
 
@@ -112,6 +114,7 @@ impl FakeSource {
             spill_limit,
             drops: HashMap::new(),
             totals: Totals::default(),
+            sampling: Sampling::EVERY,
             mask: buckets as u64 - 1,
         }
     }
@@ -156,8 +159,15 @@ impl FakeSource {
         }
     }
 
-    /// Counts the packet where it belongs, as a program does next.
+    /// Counts the packet where it belongs and lets it leave, as programs do next.
     pub fn complete(&mut self, packet: &FakePacket, ticket: Ticket) {
+        if self.count(packet, ticket) {
+            self.leave(packet, ticket);
+        }
+    }
+
+    /// Counts the packet where it belongs. True if it is timed, and so is to [`Self::leave`].
+    pub fn count(&mut self, packet: &FakePacket, ticket: Ticket) -> bool {
         let syn = packet.key.protocol == TCP && packet.tcp & SYN != 0 && !packet.again;
         let opens = syn && packet.tcp & ACK == 0;
         match ticket {
@@ -173,9 +183,9 @@ impl FakeSource {
                 if syn {
                     hot.syn_ns = packet.ns;
                 }
-                if let Some(exit) = packet.exit {
-                    Self::leave(&mut self.cold.borrow_mut()[index], packet, &exit);
-                }
+                let synchronises = packet.key.protocol == TCP && packet.tcp & SYN != 0;
+                let number = hot.skbs - 1;
+                packet.exit.is_some() && (self.sampling.times(number) || synchronises || claimed)
             }
             Ticket::Spill => {
                 let first = packet.key.protocol != TCP;
@@ -187,16 +197,23 @@ impl FakeSource {
                 }
                 stats.tcp_flags |= u64::from(packet.tcp);
                 count(stats, packet);
+                false
             }
             Ticket::Overflow => {
                 let overflow = &mut self.totals.overflow[Role::Pod as usize];
                 overflow.connections += u64::from(opens);
                 count(overflow, packet);
+                false
             }
         }
     }
 
-    fn leave(cold: &mut ColdCell, packet: &FakePacket, exit: &FakeExit) {
+    /// A packet that has a cell leaves, or is dropped.
+    pub fn leave(&mut self, packet: &FakePacket, ticket: Ticket) {
+        let (Ticket::Cell(index, _), Some(exit)) = (ticket, packet.exit) else {
+            return;
+        };
+        let cold = &mut self.cold.borrow_mut()[index];
         if cold.sequence == 0 || cold.after != exit.after || cold.exit_ifindex != exit.ifindex {
             cold.translations += u32::from(cold.sequence != 0);
             cold.sequence += 2;
@@ -284,6 +301,10 @@ impl Source for FakeSource {
     fn timed(&self, cell: u32) -> u64 {
         let cold = &self.cold.borrow()[cell as usize];
         cold.exits + cold.drops
+    }
+
+    fn sampling(&self) -> Sampling {
+        self.sampling
     }
 
     fn close(&self, cell: u32) -> bool {

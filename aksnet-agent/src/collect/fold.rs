@@ -37,7 +37,7 @@ impl Collector {
         let index = cell as usize;
         let seen = &mut self.seen[index];
         let finished = seen.tcp & (FIN | RST) != 0;
-        let delta = seen.advance(hot);
+        let delta = seen.advance(hot, sweep.sampling);
         let tcp = hot.key.protocol == TCP;
         // A protocol without SYN has 1 for every cell: replies and second cells open nothing.
         let connections = if !tcp && (seen.has(REPLY) || seen.has(TWIN)) {

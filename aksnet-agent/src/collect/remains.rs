@@ -29,7 +29,7 @@ pub(super) struct Orphans {
     pub(super) drops: HashMap<DropKey, (DropStats, Cause)>,
     /// Drops whose flow is there but too young to be judged: the next sweep knows what they belong to.
     pub(super) young: Vec<Dropped>,
-    /// Flows in the spill that was taken last: one that is still there opened nothing.
+    /// Flows without SYN in the spill that was taken last: one that is still there opened nothing.
     spilled: HashSet<FlowKey>,
 }
 
@@ -63,7 +63,10 @@ impl Collector {
         for (key, stats) in spill {
             sweep.report.spilled += 1;
             let (side, labels) = self.judge_spilled(source, sweep, key, stats);
-            let opens = key.protocol == TCP || (side == Side::Originator && !before.contains(key));
+            let opens = key.protocol == TCP || {
+                self.orphans.spilled.insert(*key);
+                side == Side::Originator && !before.contains(key)
+            };
             let counts = FlowCounts {
                 packets: stats.skbs + stats.gso_packets,
                 bytes: stats.bytes + stats.gso_bytes,
@@ -76,7 +79,6 @@ impl Collector {
             self.accounted.packets += counts.packets;
             self.accounted.bytes += counts.bytes;
             self.accounted.connections += counts.connections;
-            self.orphans.spilled.insert(*key);
         }
     }
 

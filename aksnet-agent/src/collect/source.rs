@@ -2,7 +2,7 @@
 
 use aksnet_common::{
     drops::{DropKey, DropStats},
-    flow::{ColdCell, FlowKey, HotCell, SpillStats},
+    flow::{ColdCell, FlowKey, HotCell, Sampling, SpillStats},
     stats::{Event, Role, Skip, SkipStats},
 };
 
@@ -47,6 +47,12 @@ pub trait Source {
     fn timed(&self, cell: u32) -> u64 {
         let cold = self.cold(cell);
         cold.exits + cold.drops
+    }
+
+    /// Which packets are timed. The timed half of a cell is elsewhere in memory, and costs a sweep over many flows as
+    /// much as all the rest: it is left alone where no packet can have changed it.
+    fn sampling(&self) -> Sampling {
+        Sampling::EVERY
     }
 
     /// Lets no further packet join the cell. False if it was not live.

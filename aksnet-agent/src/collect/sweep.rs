@@ -9,7 +9,7 @@ use std::{collections::HashSet, ops::Range};
 
 use aksnet_common::{
     cell::{CLOSING, LIVE, PHASE, QUIET_MS},
-    flow::{Addr, ColdCell},
+    flow::{Addr, ColdCell, Sampling},
     packet::{FIN, RST},
 };
 
@@ -132,6 +132,8 @@ pub(super) struct Sweep<'a> {
     named: Option<HashSet<Addr>>,
     /// Milliseconds of the collector's clock.
     pub(super) ms: u32,
+    /// Which packets are timed.
+    pub(super) sampling: Sampling,
     /// Cells whose flows are judged again in this sweep, as the plan has changed.
     replan: Range<u32>,
     /// The last sweep: everything is accounted, nothing is retired.
@@ -245,6 +247,7 @@ impl Collector {
             names,
             now,
             ms,
+            sampling: source.sampling(),
             named: named_pods(whois.index),
             replan: self.replan(whois, cells),
             last,
@@ -385,8 +388,9 @@ impl Collector {
         let seen = &mut self.seen[index];
         let moved = hot.skbs != seen.skbs || hot.bytes != seen.bytes;
         // A look without news is for what the last packet did after it was counted: read everything.
-        let cold = (!moved || sweep.last || source.timed(cell) as u32 != seen.timed)
-            .then(|| source.cold(cell));
+        let timed =
+            || seen.may_have_times(&hot, sweep.sampling) && source.timed(cell) as u32 != seen.timed;
+        let cold = (!moved || sweep.last || timed()).then(|| source.cold(cell));
         seen.set(RECHECK, moved);
         if moved {
             seen.changed = sweep.ms;

@@ -2,7 +2,7 @@
 
 use aksnet_common::{
     drops::{DropKey, DropStats},
-    flow::FlowKey,
+    flow::{FlowKey, Sampling},
     packet::{ACK, SYN, TCP, UDP},
     passage::Tuple,
 };
@@ -172,5 +172,54 @@ proptest! {
         prop_assert_eq!((total.packets, total.bytes, total.connections), (played.packets, played.bytes, connections));
         prop_assert_eq!(families.nat.count(), played.exits);
         prop_assert_eq!(families.drops.total(&families.symbols), (played.dropped_packets, played.dropped_bytes));
+    }
+}
+
+proptest! {
+    /// Each step: packets of some flows, of which some leave only after the next look, which is then all that is not known.
+    #[test]
+    fn where_few_packets_are_timed_no_look_misses_one_that_has_left(
+        steps in prop::collection::vec(
+            prop::collection::vec((any::<u8>(), any::<u8>(), any::<bool>(), any::<bool>()), 0..12),
+            1..40,
+        ),
+        mask in prop::sample::select(vec![0u32, 1, 3, 63]),
+        first in 0u32..4,
+    ) {
+        let mut node = Node::new();
+        node.source.sampling = Sampling { mask, first };
+        let mut late: Vec<(FakePacket, Ticket)> = Vec::new();
+        let mut left = 0;
+        for packets in steps {
+            for (packet, ticket) in late.drain(..) {
+                node.source.leave(&packet, ticket);
+                left += 1;
+            }
+            for (flow, tcp, again, stays) in packets {
+                let (key, after) = random_flow(flow);
+                let packet = FakePacket {
+                    key,
+                    ns: node.ns,
+                    bytes: 64,
+                    tcp,
+                    again,
+                    exit: Some(FakeExit { after, ifindex: UPLINK, ns: 3_000, stage: 1 }),
+                    ..FakePacket::default()
+                };
+                let ticket = node.source.begin(&packet);
+                if !node.source.count(&packet, ticket) {
+                    continue;
+                }
+                if stays {
+                    late.push((packet, ticket));
+                } else {
+                    node.source.leave(&packet, ticket);
+                    left += 1;
+                }
+            }
+            // Long enough for new flows to settle.
+            node.after(200).sweep();
+            prop_assert_eq!(node.collector.accounted().exits, left);
+        }
     }
 }
