@@ -6,12 +6,17 @@ use std::{collections::BTreeSet, fs, path::PathBuf, process::Command, time::Dura
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use xtask::testbed::{Family, Testbed, counters, traffic::Flood};
+use xtask::testbed::{
+    Family, Testbed, counters,
+    traffic::{Flood, Tcp},
+};
 
 use crate::{
     life::{Agent, BINARY, Home, LISTEN, eventually, plan_flags, turn},
     quiet::Quiet,
     scale::memory,
+    scrape::Scrape,
+    truth::Truth,
 };
 
 /// Interfaces that are there at once.
@@ -191,6 +196,60 @@ fn a_clock_that_jumps_changes_no_count_and_no_duration() -> Result<()> {
     ensure!(days.len() >= 3, "{days:?}");
     let complaints = agent.complaints();
     ensure!(complaints.is_empty(), "{complaints:?}");
+    agent.stop(Signal::SIGTERM)?;
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_stands_still_counts_what_passed_meanwhile() -> Result<()> {
+    let Some(_turn) = turn() else { return Ok(()) };
+    let quiet = Quiet::build()?;
+    let home = Home::new()?;
+    // Idle flows are long over by then, some before, and some met only afterwards.
+    let idle = ["--idle-timeout=2s".to_owned()];
+    let flags = plan_flags(&quiet.bed).into_iter().chain(idle);
+    let mut agent = Agent::start(&quiet.bed, &home, flags)?;
+    quiet.is_counted(&agent, 10)?;
+    let (was, truth) = (agent.settled()?, Truth::now(&quiet.bed)?);
+    let talk = || -> Result<u64> {
+        let pod = quiet.bed.pod(0);
+        let report = Tcp::to(quiet.server.address())
+            .connections(200)
+            .run(pod.netns())?;
+        quiet.server.settle()?;
+        Ok(report.connections)
+    };
+    agent.signal(Signal::SIGSTOP)?;
+    let mut made = talk()?;
+    std::thread::sleep(Duration::from_secs(6));
+    made += talk()?;
+    agent.signal(Signal::SIGCONT)?;
+    let is = agent.settled()?;
+    let truth = Truth::now(&quiet.bed)?.since(truth);
+    for (metric, counted) in [
+        ("aksnet_flow_packets_total", truth.packets),
+        ("aksnet_flow_bytes_total", truth.bytes),
+        ("aksnet_flow_connections_total", made),
+    ] {
+        let here = is.count(metric, &[]) - was.count(metric, &[]);
+        ensure!(here == counted, "{metric}: {here}, and truly {counted}");
+    }
+    let handshakes = |scrape: &Scrape| scrape.count("aksnet_tcp_handshake_seconds_count", &[]);
+    let measured = handshakes(&is) - handshakes(&was);
+    ensure!(measured == made, "{measured} handshakes of {made}");
+    // Interfaces that come while it stands still are found by it afterwards.
+    agent.signal(Signal::SIGSTOP)?;
+    let pod = quiet.bed.add_pod("late")?;
+    agent.signal(Signal::SIGCONT)?;
+    eventually("the pod that came meanwhile is watched", || {
+        Ok(agent.attached()?.iter().any(|name| name == pod.veth()))
+    })?;
+    quiet.bed.settle()?;
+    quiet.bed.pin_neighbours()?;
+    quiet.is_counted(&agent, 10)?;
+    let complaints = agent.complaints();
+    ensure!(complaints.is_empty(), "{complaints:?}");
+    ensure!(agent.is_alive()?, "it goes on");
     agent.stop(Signal::SIGTERM)?;
     Ok(())
 }
