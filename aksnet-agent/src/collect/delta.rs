@@ -5,6 +5,7 @@
 //! each, as a sweep walks all of them; a `ColdSeen` is touched only when a packet of the flow was timed.
 
 use aksnet_common::flow::{ColdCell, HotCell, Sampling, TIME_BUCKETS};
+use bytemuck::Zeroable;
 
 use crate::{
     classify::{Anomaly, Class},
@@ -188,7 +189,7 @@ impl Seen {
 }
 
 /// What of a cell's cold half has been accounted.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Zeroable)]
 pub(super) struct ColdSeen {
     /// The translation that the flow's class was judged by.
     pub(super) sequence: u64,

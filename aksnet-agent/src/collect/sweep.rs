@@ -12,6 +12,7 @@ use aksnet_common::{
     flow::{Addr, ColdCell, Sampling},
     packet::{FIN, RST},
 };
+use bytemuck::Zeroable;
 
 use super::{
     attempts::Attempts,
@@ -69,7 +70,7 @@ impl Link {
 }
 
 /// What a flow did between the last two sweeps.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Zeroable)]
 pub(super) struct Last {
     pub(super) packets: f32,
     pub(super) bytes: f32,
@@ -293,9 +294,9 @@ impl Collector {
         let cells = cells as usize;
         if self.seen.len() < cells {
             self.seen.resize(cells, Seen::unknown());
-            self.cold.resize(cells, ColdSeen::default());
             self.links.resize(cells, Link::NEW);
-            self.last.resize(cells, Last::default());
+            grow(&mut self.cold, cells);
+            grow(&mut self.last, cells);
         }
     }
 
@@ -517,6 +518,16 @@ impl Collector {
             sweep.report.live -= 1;
         }
         self.freeing.clear();
+    }
+}
+
+/// Makes room for so many cells. Memory that the kernel gives is zero without having been written: of a cell that never
+/// held a flow none is taken.
+fn grow<T: Zeroable + Clone>(of_cells: &mut Vec<T>, cells: usize) {
+    if of_cells.is_empty() {
+        *of_cells = bytemuck::zeroed_vec(cells);
+    } else {
+        of_cells.resize(cells, T::zeroed());
     }
 }
 
