@@ -555,6 +555,18 @@ fn what_cannot_be_read_is_said_and_what_can_is_shown() {
         "1 packets are of interfaces that it does not describe",
         1,
     );
+    let mut short = pcapng(&["eth0"], &[(0, 0, 0, frames[0].1.clone())]);
+    // Process information, as macOS writes it, of eight bytes: its type and its length.
+    let process = [0x8000_0001_u32.to_le_bytes(), 8_u32.to_le_bytes()];
+    short.extend(process.concat());
+    short.extend([0; 24]);
+    check(
+        "short-block",
+        &short,
+        65,
+        "a block claims to be shorter than its own head",
+        1,
+    );
     let missing = Case::replay(&case.0.path().join("none"), &[]);
     assert_eq!(missing.status.code(), Some(66), "{missing:?}");
     let directory = Case::replay(case.0.path(), &[]);

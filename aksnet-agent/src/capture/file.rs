@@ -154,6 +154,11 @@ pub fn read(input: impl Read + Send, mut take: impl FnMut(Item<'_>)) -> Ended {
             ended.damaged = Some(at(reader.as_ref(), "no block, however much is read"));
             return ended;
         }
+        if blocks.plain.is_none() && is_too_short(reader.as_ref()) {
+            let why = "a block claims to be shorter than its own head";
+            ended.damaged = Some(at(reader.as_ref(), why));
+            return ended;
+        }
         match reader.next() {
             Ok((length, block)) => {
                 blocks.take(block, &mut ended, &mut take);
@@ -187,6 +192,20 @@ pub fn read(input: impl Read + Send, mut take: impl FnMut(Item<'_>)) -> Ended {
             }
         }
     }
+}
+
+/// The shortest block of a pcapng has its type and twice its length.
+const SHORTEST: u32 = 12;
+
+/// Whether the next block of a pcapng says that it is shorter than that. The parser (0.17.0, `ng_block_parser`) takes that
+/// from the length of a process information block without having looked. In the other byte order such a length is
+/// [`LARGEST`] or more.
+fn is_too_short(reader: &(dyn PcapReaderIterator + Send)) -> bool {
+    let length = reader.data().get(4..).and_then(|data| data.first_chunk());
+    reader.consumed() > 0
+        && length.is_some_and(|length| {
+            u32::from_le_bytes(*length).min(u32::from_be_bytes(*length)) < SHORTEST
+        })
 }
 
 fn at(reader: &(dyn PcapReaderIterator + Send), why: &str) -> String {

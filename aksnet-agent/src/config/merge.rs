@@ -1,11 +1,7 @@
 //! Lays the sources of settings over each other: flag > environment > file > default. Pure: takes raw
 //! values, returns a [`Config`] and where each value came from.
 
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Write as _},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use toml_writer::ToTomlValue as _;
@@ -15,6 +11,7 @@ use super::{
     settings::{Arity, SETTINGS, Setting},
     suggest,
 };
+use crate::escaped::Escaped;
 
 /// Where a value stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,15 +65,8 @@ impl fmt::Display for ConfigError {
             (Place::Env, Some(setting)) => write!(f, "{}: ", setting.env())?,
             (_, None) => {}
         }
-        // It quotes what was given: a line feed in that is not to make two lines of it, nor an escape to steer a terminal.
-        for c in self.message.chars() {
-            if c.is_control() {
-                write!(f, "{}", c.escape_default())?;
-            } else {
-                f.write_char(c)?;
-            }
-        }
-        Ok(())
+        // It quotes what was given.
+        Escaped(&self.message).fmt(f)
     }
 }
 

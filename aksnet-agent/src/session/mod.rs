@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     droplog::DropRecord,
+    escaped::Escaped,
     flowlog::FlowRecord,
     identify::{index::Index, object::Text},
     policy::model::Side,
@@ -173,7 +174,8 @@ pub fn read(mut input: impl BufRead, mut take: impl FnMut(Line)) -> Result<(), S
             Ok(parsed) => parsed,
             Err(error) => {
                 return Err(format!(
-                    "line {number}: it is no line of a recorded session: {error}"
+                    "line {number}: it is no line of a recorded session: {}",
+                    Escaped(&error.to_string())
                 ));
             }
         };
@@ -183,7 +185,7 @@ pub fn read(mut input: impl BufRead, mut take: impl FnMut(Line)) -> Result<(), S
                 return Err(format!(
                     "line 1: the format's version is {format}, and this agent reads {VERSION}: use the version that \
                      wrote it ({})",
-                    head.agent
+                    Escaped(&head.agent)
                 ));
             }
             (Line::Session(_), 1) => {}
@@ -259,6 +261,8 @@ mod tests {
                 .unwrap_err()
                 .starts_with("line 1: it is no line")
         );
+        let error = all(b"{\"two\\nlines\\u001b[2J\":1}\n").1.unwrap_err();
+        assert!(error.contains("`two\\nlines\\u{1b}[2J`"), "{error}");
         assert!(
             all(text(&[Line::Missed(Missed::default())]).as_bytes())
                 .1
