@@ -242,15 +242,22 @@ pub(super) fn log_filter(text: &str) -> Result<String, String> {
                 .parse::<tracing_subscriber::filter::LevelFilter>()
                 .is_ok()
     };
-    if let Some(word) = text
-        .split(',')
+    // The parser (tracing-subscriber 0.3.23, `Directive::parse`) takes a directive with a blank before it for one that begins
+    // a character later, and may so cut a longer character in two, which ends the process. No target of ours has any.
+    if let Some(c) = text.chars().find(|c| !c.is_ascii()) {
+        return Err(wrong(&format!("no target has a '{c}'")));
+    }
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    if let Some(word) = parts
+        .iter()
         .find(|part| !part.contains('=') && !level(part))
     {
         return Err(wrong(&format!("'{word}' is no level")));
     }
+    let filter = parts.join(",");
     tracing_subscriber::EnvFilter::builder()
-        .parse(text)
-        .map(|_| text.to_owned())
+        .parse(&filter)
+        .map(|_| filter)
         .map_err(|e| wrong(&e.to_string()))
 }
 
@@ -349,6 +356,13 @@ mod tests {
         assert!(log_filter("info").is_ok());
         assert!(log_filter("warn,aksnet_agent=debug").is_ok());
         assert!(log_filter("a=b=c").is_err());
+        assert_eq!(
+            log_filter(" warn, aksnet_agent=debug ").unwrap(),
+            "warn,aksnet_agent=debug"
+        );
+        // It ended the process: a blank, and a letter of two bytes where a level is cut off.
+        let error = log_filter(" info,a\u{e9}=debug").unwrap_err();
+        assert!(error.contains("no target has a '\u{e9}'"), "{error}");
         for misspelt in ["loud", "Infos", "warn,aksnet_agent", ""] {
             assert!(log_filter(misspelt).is_err(), "{misspelt:?}");
         }
