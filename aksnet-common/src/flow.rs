@@ -239,7 +239,7 @@ pub struct Bucket {
     pub cells: [HotCell; WAYS],
 }
 
-/// Which packets of a flow are timed besides its SYNs, by their number in its cell.
+/// Which packets of a flow are timed besides its SYNs: count-based selection (RFC 5475, 5.1), by their number in its cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sampling {
     /// One of so many, less one; a power of two, less one.
@@ -255,14 +255,14 @@ impl Sampling {
     /// Whether the packet is timed that found `number` others in [`HotCell::skbs`].
     #[inline(always)]
     #[must_use]
-    pub const fn times(self, number: u64) -> bool {
+    pub const fn selects(self, number: u64) -> bool {
         number & self.mask as u64 == 0 || number < self.first as u64
     }
 
     /// Whether any is timed of those that brought [`HotCell::skbs`] from one count to another.
     #[inline]
     #[must_use]
-    pub const fn times_any(self, from: u64, to: u64) -> bool {
+    pub const fn selects_any(self, from: u64, to: u64) -> bool {
         to > from && (from < self.first as u64 || (to - 1) & !(self.mask as u64) >= from)
     }
 }
@@ -469,9 +469,9 @@ mod tests {
                 let sampling = Sampling { mask, first };
                 for from in 0..140 {
                     for to in from..140 {
-                        let any = (from..to).any(|number| sampling.times(number));
+                        let any = (from..to).any(|number| sampling.selects(number));
                         assert_eq!(
-                            sampling.times_any(from, to),
+                            sampling.selects_any(from, to),
                             any,
                             "{sampling:?} {from}..{to}"
                         );
@@ -479,6 +479,6 @@ mod tests {
                 }
             }
         }
-        assert!(!Sampling { mask: 63, first: 4 }.times_any(9, 3));
+        assert!(!Sampling { mask: 63, first: 4 }.selects_any(9, 3));
     }
 }

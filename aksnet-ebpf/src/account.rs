@@ -340,7 +340,7 @@ fn count(packet: &TcPacket, mut parsed: Parsed, at: At) {
             mask: config::sample_mask(),
             first: config::first_packets(),
         };
-        if !sampling.times(number) && !syn && !claimed {
+        if !sampling.selects(number) && !syn && !claimed {
             return;
         }
         // One reading for all that is timed: it costs more than all the rest of a known flow's packet. What ENTER

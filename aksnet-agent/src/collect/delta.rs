@@ -136,7 +136,7 @@ impl Seen {
 
     /// Whether some of the packets since the last look may be timed.
     fn times_new(&self, hot: &HotCell, sampling: Sampling) -> bool {
-        sampling.times_any(self.skbs, hot.skbs)
+        sampling.selects_any(self.skbs, hot.skbs)
             || hot.syn_ns != self.syn_ns
             || hot.retransmits != self.retransmits
     }

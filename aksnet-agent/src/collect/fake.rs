@@ -185,7 +185,7 @@ impl FakeSource {
                 }
                 let synchronises = packet.key.protocol == TCP && packet.tcp & SYN != 0;
                 let number = hot.skbs - 1;
-                packet.exit.is_some() && (self.sampling.times(number) || synchronises || claimed)
+                packet.exit.is_some() && (self.sampling.selects(number) || synchronises || claimed)
             }
             Ticket::Spill => {
                 let first = packet.key.protocol != TCP;

@@ -10,21 +10,10 @@ use super::{
     flow::{End, Who},
     model::{NetworkPolicy, Operator, Peers, Port, Ports, Requirement, Selector, Side},
 };
+use crate::escaped::Escaped;
 
 /// Items of a list that a line names at most.
 const FEW: usize = 3;
-
-/// Foreign text in one line.
-struct Plain<'a>(&'a str);
-
-impl Display for Plain<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            fmt::Write::write_char(f, if c.is_control() { '?' } else { c })?;
-        }
-        Ok(())
-    }
-}
 
 /// The first few of a list, and how many more there are.
 fn few<T: Display>(f: &mut Formatter<'_>, all: &[T], between: &str, more: &str) -> fmt::Result {
@@ -61,7 +50,7 @@ impl Display for Protocol {
 impl Display for End<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match &self.who {
-            Who::Pod(pod) => write!(f, "{}/{}", Plain(pod.namespace), Plain(pod.name)),
+            Who::Pod(pod) => write!(f, "{}/{}", Escaped(pod.namespace), Escaped(pod.name)),
             Who::UnknownPod => write!(f, "an unknown pod at {}", self.address),
             Who::Node { .. } if self.address.is_unspecified() => f.write_str("a node"),
             Who::Node { .. } => write!(f, "a node ({})", self.address),
@@ -80,14 +69,19 @@ pub struct Named<'a>(
 
 impl Display for Named<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", Plain(&self.0.namespace), Plain(&self.0.name))
+        write!(
+            f,
+            "{}/{}",
+            Escaped(&self.0.namespace),
+            Escaped(&self.0.name)
+        )
     }
 }
 
 impl Display for Requirement {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let key = Plain(&self.key);
-        let values: Vec<Plain<'_>> = self.values.iter().map(|one| Plain(one)).collect();
+        let key = Escaped(&self.key);
+        let values: Vec<Escaped<'_>> = self.values.iter().map(|one| Escaped(one)).collect();
         match (self.operator, &*values) {
             (Operator::In, [one]) => write!(f, "{key}={one}"),
             (Operator::NotIn, [one]) => write!(f, "{key}!={one}"),
@@ -117,7 +111,7 @@ impl Display for Selector {
 impl Display for Peers {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nobody(why) => write!(f, "nobody ({})", Plain(why)),
+            Self::Nobody(why) => write!(f, "nobody ({})", Escaped(why)),
             Self::Block { cidr, except } => {
                 write!(f, "{cidr}")?;
                 if !except.is_empty() {
@@ -148,8 +142,8 @@ impl Display for Ports {
             Port::Any => write!(f, "any port/{protocol}"),
             Port::Range(first, last) if first == last => write!(f, "port {first}/{protocol}"),
             Port::Range(first, last) => write!(f, "ports {first}-{last}/{protocol}"),
-            Port::Name(name) => write!(f, "port {}/{protocol}", Plain(name)),
-            Port::Nothing(why) => write!(f, "no port ({})", Plain(why)),
+            Port::Name(name) => write!(f, "port {}/{protocol}", Escaped(name)),
+            Port::Nothing(why) => write!(f, "no port ({})", Escaped(why)),
         }
     }
 }
@@ -159,10 +153,10 @@ struct Instead<'a>(&'a Requirement, Option<&'a str>);
 
 impl Display for Instead<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let key = Plain(&self.0.key);
+        let key = Escaped(&self.0.key);
         match (self.1, self.0.operator) {
             (_, Operator::Unknown) => f.write_str(" matches nobody"),
-            (Some(is), _) => write!(f, " did not match {key}={}", Plain(is)),
+            (Some(is), _) => write!(f, " did not match {key}={}", Escaped(is)),
             (None, _) => write!(f, " did not match: no label {key}"),
         }
     }
@@ -174,8 +168,8 @@ impl Display for Failure<'_> {
             Self::Namespace { wanted, is } => write!(
                 f,
                 "a pod of namespace {} did not match namespace {}",
-                Plain(wanted),
-                Plain(is)
+                Escaped(wanted),
+                Escaped(is)
             ),
             Self::NamespaceLabel {
                 wanted,
@@ -185,7 +179,7 @@ impl Display for Failure<'_> {
                 f,
                 "a namespace with {wanted}{} of namespace {}",
                 Instead(wanted, *is),
-                Plain(namespace)
+                Escaped(namespace)
             ),
             Self::PeerLabel { wanted, is } => write!(f, "{wanted}{}", Instead(wanted, *is)),
             Self::NoPod { is } => write!(f, "a pod did not match {is}"),
@@ -197,7 +191,7 @@ impl Display for Failure<'_> {
                 f,
                 "{wanted} did not match {is}: this engine's blocks match neither pods nor nodes"
             ),
-            Self::Nobody(why) => write!(f, "it matches nobody: {}", Plain(why)),
+            Self::Nobody(why) => write!(f, "it matches nobody: {}", Escaped(why)),
             Self::Protocol { wanted, is } => write!(f, "{wanted} did not match {}", Protocol(*is)),
             Self::Port { wanted, is } => write!(f, "{wanted} did not match port {is}"),
             Self::NamedPort {
@@ -213,7 +207,7 @@ impl Display for Failure<'_> {
                 f,
                 "{wanted} did not match port {is}: the server has no port of that name"
             ),
-            Self::Nothing(why) => write!(f, "it matches no port: {}", Plain(why)),
+            Self::Nothing(why) => write!(f, "it matches no port: {}", Escaped(why)),
         }
     }
 }

@@ -6,17 +6,12 @@ use std::{collections::BTreeSet, fs, path::PathBuf, process::Command, time::Dura
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use xtask::testbed::{
-    Family, Testbed, counters,
-    traffic::{Flood, Tcp},
-};
+use xtask::testbed::{Family, Testbed, counters, traffic::Flood};
 
 use crate::{
     life::{Agent, BINARY, Home, LISTEN, eventually, plan_flags, turn},
     quiet::Quiet,
     scale::memory,
-    scrape::Scrape,
-    truth::Truth,
 };
 
 /// Interfaces that are there at once.
@@ -210,33 +205,14 @@ fn an_agent_that_stands_still_counts_what_passed_meanwhile() -> Result<()> {
     let flags = plan_flags(&quiet.bed).into_iter().chain(idle);
     let mut agent = Agent::start(&quiet.bed, &home, flags)?;
     quiet.is_counted(&agent, 10)?;
-    let (was, truth) = (agent.settled()?, Truth::now(&quiet.bed)?);
-    let talk = || -> Result<u64> {
-        let pod = quiet.bed.pod(0);
-        let report = Tcp::to(quiet.server.address())
-            .connections(200)
-            .run(pod.netns())?;
-        quiet.server.settle()?;
-        Ok(report.connections)
-    };
-    agent.signal(Signal::SIGSTOP)?;
-    let mut made = talk()?;
-    std::thread::sleep(Duration::from_secs(6));
-    made += talk()?;
-    agent.signal(Signal::SIGCONT)?;
-    let is = agent.settled()?;
-    let truth = Truth::now(&quiet.bed)?.since(truth);
-    for (metric, counted) in [
-        ("aksnet_flow_packets_total", truth.packets),
-        ("aksnet_flow_bytes_total", truth.bytes),
-        ("aksnet_flow_connections_total", made),
-    ] {
-        let here = is.count(metric, &[]) - was.count(metric, &[]);
-        ensure!(here == counted, "{metric}: {here}, and truly {counted}");
-    }
-    let handshakes = |scrape: &Scrape| scrape.count("aksnet_tcp_handshake_seconds_count", &[]);
-    let measured = handshakes(&is) - handshakes(&was);
-    ensure!(measured == made, "{measured} handshakes of {made}");
+    quiet.is_counted_after(&agent, || {
+        agent.signal(Signal::SIGSTOP)?;
+        let before = quiet.talk(200)?;
+        std::thread::sleep(Duration::from_secs(6));
+        let after = quiet.talk(200)?;
+        agent.signal(Signal::SIGCONT)?;
+        Ok(before + after)
+    })?;
     // Interfaces that come while it stands still are found by it afterwards.
     agent.signal(Signal::SIGSTOP)?;
     let pod = quiet.bed.add_pod("late")?;

@@ -244,7 +244,7 @@ fn a_long_policy_is_one_short_line() {
     assert!(said.ends_with("; and 9997 more rules"), "{said}");
     assert!(said.len() < 300 && said.lines().count() == 1, "{said}");
     assert!(
-        said.contains("rule 2: from: app=a?1 did not match app=batch"),
+        said.contains("rule 2: from: app=a\\n1 did not match app=batch"),
         "{said}"
     );
 }
